@@ -1,0 +1,327 @@
+"""Runs the lanes of CI one after another; says of each what became of it, how long it took and its peak memory.
+
+A lane that cannot be had on this machine is NOT RUN, and the reason is told: neither a pass nor a failure, except of
+the lanes that everything rests on. A lane that ran and failed, or took longer than it may, is FAILED. Exit status:
+0 when none failed and every required lane passed, else 1; 130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import psutil
+
+LAST_START_S, END_S = 50 * 60.0, 58 * 60.0
+"""From the beginning of all: when no further lane starts, and when the one that runs is cut off."""
+
+_LOOK_S = 2.0
+_TELL_S = 120.0
+_END_GRACE_S = 20.0
+_PR_SET_CHILD_SUBREAPER = 36
+_SANDBOX = str(Path(sys.executable).parent / "llmd-sandbox")
+
+_AHEAD = """
+import json, os, subprocess, sys
+os.nice(19)
+try:
+    open("/proc/self/autogroup", "w").write("19")
+except OSError:
+    pass  # a kernel that knows no sessions' shares
+for words in json.loads(sys.argv[1]):
+    subprocess.run(words, check=False)
+"""
+
+
+class Result(StrEnum):
+    """What became of a lane."""
+
+    PASSED = "passed"
+    FAILED = "FAILED"
+    NOT_RUN = "NOT RUN"
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A lane of tests.
+
+    Args:
+        name: as in the table.
+        tests: the command that runs it; its exit status is the lane's verdict.
+        limit_s: a lane that takes longer, obtaining what it needs included, has failed.
+        needs: a command that obtains what the tests need; EX_UNAVAILABLE (69) where that cannot be had.
+        required: without this lane nothing counts.
+    """
+
+    name: str
+    tests: Sequence[str]
+    limit_s: float
+    needs: Sequence[str] = ()
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A lane's line in the table."""
+
+    lane: Lane
+    result: Result
+    reason: str = ""
+    duration_s: float = 0.0
+    peak_bytes: int = 0
+
+
+def make(target: str, *words: str) -> tuple[str, ...]:
+    """A target of the Makefile."""
+    return ("make", "--no-print-directory", target, *words)
+
+
+LANES = [
+    Lane("build", (_SANDBOX, "build"), 1200, required=True),
+    Lane("check", make("check"), 600, required=True),
+    Lane("test", make("test"), 3000, required=True),
+    Lane("test-picker", make("test-picker"), 600, (_SANDBOX, "build", "--picker")),
+    Lane("test-vllm", make("test-vllm"), 1500, (_SANDBOX, "build", "--engine", "vllm")),
+    Lane("test-drills", make("test-drills"), 1500),
+    Lane("test-cli", make("test-cli", "CLI=without-helm-diff"), 1500, (_SANDBOX, "build", "--tools")),
+    Lane(
+        "test-cli, helm-diff",
+        make("test-cli", "CLI=helm-diff"),
+        900,
+        (_SANDBOX, "build", "--tools", "--helm-diff"),
+    ),
+]
+
+
+class Ahead:
+    """Obtains what later lanes need, one after another, on processors that nobody else wants.
+
+    Tests wait more than they compute; what comes of this is judged when each lane's turn comes.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, needs: Sequence[Sequence[str]]) -> None:
+        """Begin; returns at once."""
+        words = [sys.executable, "-c", _AHEAD, json.dumps(needs)]
+        self._process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def pids(self) -> set[int]:
+        """Its processes, which are no lane's."""
+        if self._process is None or self._process.poll() is not None:
+            return set()
+        with suppress(psutil.NoSuchProcess):
+            mine = psutil.Process(self._process.pid)
+            return {mine.pid, *(each.pid for each in mine.children(recursive=True))}
+        return set()
+
+    def end(self) -> None:
+        """Kill it; builds go on from there the next time."""
+        found: list[psutil.Process] = []
+        for pid in self.pids():
+            with suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(pid))
+        _signal(found, signal.SIGKILL)
+        psutil.wait_procs(found, timeout=_END_GRACE_S)
+
+
+class Watch:
+    """A lane's processes: their largest memory at once, shared pages counted once (PSS), and their end.
+
+    They are this process's descendants without those of `ahead`; what a lane starts in the background becomes a child
+    of this process when its own parent ends (Linux).
+    """
+
+    def __init__(self, tell: Callable[[int], None], ahead: Ahead) -> None:
+        self.peak_bytes = 0
+        self.main = 0
+        self._tell, self._ahead = tell, ahead
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._measure()
+        self.end()
+
+    def end(self) -> None:
+        """End every descendant: politely, then hard."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            _signal(self._processes(), number)
+            deadline = time.monotonic() + _END_GRACE_S
+            while self._processes() and time.monotonic() < deadline:
+                self._reap()
+                time.sleep(0.05)
+
+    def _look(self) -> None:
+        told = time.monotonic()
+        while not self._over.wait(_LOOK_S):
+            now = self._measure()
+            self._reap()
+            if time.monotonic() - told > _TELL_S:
+                told = time.monotonic()
+                self._tell(now)
+
+    def _processes(self) -> list[psutil.Process]:
+        others = self._ahead.pids()
+        return [each for each in psutil.Process().children(recursive=True) if each.pid not in others]
+
+    def _measure(self) -> int:
+        now = sum(map(_pss, self._processes()))
+        self.peak_bytes = max(self.peak_bytes, now)
+        return now
+
+    def _reap(self) -> None:
+        """Bury the dead that were left to this process; the lane's own command is waited for elsewhere."""
+        others = {self.main} | self._ahead.pids()
+        for child in psutil.Process().children():
+            with suppress(psutil.Error, ChildProcessError):
+                if child.pid not in others and child.status() == psutil.STATUS_ZOMBIE:
+                    os.waitpid(child.pid, os.WNOHANG)
+
+
+def run(lane: Lane, began: float, ahead: Ahead, clock: Callable[[], float] = time.monotonic) -> Row:
+    """Run one lane; `began` is when everything began, by the same clock."""
+    if clock() - began > LAST_START_S:
+        return Row(lane, Result.NOT_RUN, f"it would have started after minute {LAST_START_S / 60:.0f}")
+    started = clock()
+    over_s, limit_s = END_S - (started - began), lane.limit_s
+
+    def tell(now: int) -> None:
+        print(f"... {lane.name}: {(clock() - started) / 60:.0f} minutes, {now / 1e9:.1f} GB now", flush=True)
+
+    with Watch(tell, ahead) as watch:
+        result, reason = _judge(lane, watch, lambda: min(limit_s, over_s) - (clock() - started))
+        if result is None:
+            cut = f"it was cut off after minute {END_S / 60:.0f} of everything, unfinished"
+            slow = f"it took longer than {limit_s / 60:g} minutes"
+            result, reason = (Result.NOT_RUN, cut) if over_s < limit_s else (Result.FAILED, slow)
+    return Row(lane, result, reason, clock() - started, watch.peak_bytes)
+
+
+def _judge(lane: Lane, watch: Watch, left_s: Callable[[], float]) -> tuple[Result | None, str]:
+    """Result and reason; no result when time ran out."""
+    if lane.needs:
+        status, said = _call(lane.needs, watch, left_s())
+        if status is None:
+            return None, ""
+        if status == os.EX_UNAVAILABLE:
+            return Result.NOT_RUN, reason_in(said)
+        if status:
+            return Result.FAILED, f"what it needs could not be made: {reason_in(said)}"
+    status, _ = _call(lane.tests, watch, left_s(), capture=False)
+    if status is None:
+        return None, ""
+    return (Result.FAILED, f"exit status {status}") if status else (Result.PASSED, "")
+
+
+def _call(words: Sequence[str], watch: Watch, left_s: float, *, capture: bool = True) -> tuple[int | None, list[str]]:
+    """Exit status (None when time ran out) and the lines that it said, which are shown too."""
+    out, error = (subprocess.PIPE, subprocess.STDOUT) if capture else (None, None)
+    said: list[str] = []
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=error, text=True) as process:
+        watch.main = process.pid
+        reader = threading.Thread(target=_echo, args=(process, said))
+        reader.start()
+        try:
+            status: int | None = process.wait(max(0.0, left_s))
+        except subprocess.TimeoutExpired:
+            status, watch.main = None, 0  # nobody asks for its status any more
+            watch.end()
+        reader.join()
+    return status, said
+
+
+def _echo(process: subprocess.Popen[str], said: list[str]) -> None:
+    for line in process.stdout or ():
+        print(line, end="", flush=True)
+        said.append(line.rstrip())
+
+
+def reason_in(said: Sequence[str]) -> str:
+    """The reason in a message of `llmd-sandbox`; the last line of any other."""
+    marked = [line.partition("reason:")[2].strip() for line in said if line.startswith("  reason:")]
+    return (marked or [line for line in said if line.strip()] or ["it did not say why"])[-1]
+
+
+def table(rows: Iterable[Row], total_s: float) -> str:
+    """One line a lane, and all of it."""
+    lines = [f"{'lane':<22}{'time':>8}  {'peak memory':>11}  result"]
+    for row in rows:
+        peak = f"{row.peak_bytes / 1e9:.1f} GB" if row.peak_bytes else "-"
+        text = row.result + (f": {row.reason}" if row.reason else "")
+        lines.append(f"{row.lane.name:<22}{_minutes(row.duration_s):>8}  {peak:>11}  {text}")
+    return "\n".join([*lines, f"{'in all':<22}{_minutes(total_s):>8}"])
+
+
+def holds(rows: Iterable[Row]) -> bool:
+    """Whether no lane failed and every required one passed."""
+    return all(
+        row.result is not Result.FAILED and (row.result is Result.PASSED or not row.lane.required) for row in rows
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for each in processes:
+        with suppress(psutil.NoSuchProcess):
+            each.send_signal(number)
+
+
+def _pss(process: psutil.Process) -> int:
+    """Its memory, each shared page divided among those that share it; 0 when it is gone."""
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.Error:
+        return 0
+
+
+def main(began_s_ago: float) -> int:
+    """Run all lanes; the exit status."""
+    began = time.monotonic() - began_s_ago
+    rows: list[Row] = []
+    ahead = Ahead()
+    try:
+        for lane in LANES:
+            print(f"\n=== {lane.name}", flush=True)
+            rows.append(run(lane, began, ahead))
+            print(f"=== {lane.name}: {rows[-1].result} {rows[-1].reason}", flush=True)
+            if lane is LANES[0]:  # not earlier: both would build the same
+                ahead.start([later.needs for later in LANES if later.needs])
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        ahead.end()
+        print(f"\n{table(rows, time.monotonic() - began)}", flush=True)
+    return 0 if holds(rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(float(sys.argv[1])))

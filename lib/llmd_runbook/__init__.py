@@ -1,0 +1,1 @@
+"""The runbook: stages, analysis, records. It knows nothing of the sandbox."""

@@ -1,0 +1,348 @@
+"""A GKE node pool through google-cloud-container: its state, its size, its autoscaling, and operations.
+
+Credentials: Application Default Credentials. `CLOUDSDK_API_ENDPOINT_OVERRIDES_CONTAINER`, as for gcloud,
+moves the endpoint; plain http is accepted for loopback addresses only, and without credentials.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from google.api_core import exceptions as api_exceptions
+from google.auth import exceptions as auth_exceptions
+
+from llmd_runbook.clients.guard import Guard, read_only
+from llmd_runbook.clients.loopback import is_loopback
+from llmd_runbook.errors import (
+    ApiError,
+    ClusterError,
+    Conflict,
+    DeadlineExceeded,
+    Forbidden,
+    NotFound,
+    Unreachable,
+    UsageError,
+)
+
+ENDPOINT_VARIABLE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CONTAINER"
+
+_SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
+_CALL_TIMEOUT_S = 30.0
+_FIRST_INTERVAL_S, _LAST_INTERVAL_S, _INTERVAL_GROWTH = 0.2, 5.0, 1.5
+_LOGIN = (
+    "run `gcloud auth application-default login`, or give the workload a Google identity "
+    "(Workload Identity Federation for GKE)"
+)
+
+
+@dataclass(frozen=True)
+class PoolState:
+    """A node pool as GKE describes it. Bounds are nodes per zone; its live size is not in it.
+
+    Attributes:
+        provisioning: how its machines are had: `standard`, `spot`, `preemptible`, `flex-start` or `queued`.
+        reservation: whether it takes from reservations: GKE's name of the affinity; empty where none is said.
+    """
+
+    name: str
+    status: str
+    machine_type: str
+    accelerator_type: str | None
+    accelerator_count: int
+    autoscaling_enabled: bool
+    min_nodes: int
+    max_nodes: int
+    locations: tuple[str, ...]
+    conditions: tuple[str, ...]
+    version: str
+    provisioning: str = "standard"
+    reservation: str = ""
+
+
+@dataclass(frozen=True)
+class OperationState:
+    """An operation as GKE describes it; `started` is in GKE's own words, `error` is empty unless it failed."""
+
+    name: str
+    type: str
+    status: str
+    target: str
+    started: str
+    error: str
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self.status == "DONE"
+
+
+@dataclass(frozen=True)
+class ClusterState:
+    """A cluster as GKE describes it; `endpoint` is the control plane's address."""
+
+    endpoint: str
+    status: str
+    version: str
+
+
+class GkePool:
+    """One node pool of one cluster.
+
+    Calls raise `Unreachable`, `Forbidden`, `NotFound`, `Conflict` (another operation runs) or `ApiError`; those that
+    change something ask `before_change` first.
+    """
+
+    def __init__(
+        self, project: str, location: str, cluster: str, pool: str, *, before_change: Guard = read_only
+    ) -> None:
+        self._before_change = before_change
+        self._parent = f"projects/{project}/locations/{location}"
+        self._cluster = f"{self._parent}/clusters/{cluster}"
+        self.name = f"{self._cluster}/nodePools/{pool}"
+        self._pool = pool
+        self._endpoint, self._client = _connect(os.environ)
+
+    def describe(self) -> PoolState:
+        """The pool as it is now."""
+        pool = self._call("read node pool", self.name, self._client.get_node_pool, name=self.name)
+        accelerators = list(pool.config.accelerators)
+        return PoolState(
+            name=pool.name,
+            status=pool.status.name,
+            machine_type=pool.config.machine_type,
+            accelerator_type=accelerators[0].accelerator_type if accelerators else None,
+            accelerator_count=accelerators[0].accelerator_count if accelerators else 0,
+            autoscaling_enabled=pool.autoscaling.enabled,
+            min_nodes=pool.autoscaling.min_node_count,
+            max_nodes=pool.autoscaling.max_node_count,
+            locations=tuple(pool.locations),
+            conditions=tuple(f"{condition.code.name}: {condition.message}" for condition in pool.conditions),
+            version=pool.version,
+            provisioning=_provisioning(pool),
+            reservation=_reservation(pool.config),
+        )
+
+    def cluster(self) -> ClusterState:
+        """The cluster that holds the pool."""
+        found = self._call("read cluster", self._cluster, self._client.get_cluster, name=self._cluster)
+        return ClusterState(found.endpoint, found.status.name, found.current_master_version)
+
+    def set_autoscaling(self, min_nodes: int, max_nodes: int) -> str:
+        """Switch autoscaling on with these bounds (nodes per zone), as gcloud does; the operation's name."""
+        bounds = {"enabled": True, "min_node_count": min_nodes, "max_node_count": max_nodes}
+        update = {"desired_node_pool_id": self._pool, "desired_node_pool_autoscaling": bounds}
+        request = {"name": self._cluster, "update": update}
+        started = self._change("set autoscaling of", self.name, self._client.update_cluster, request=request)
+        return str(started.name)
+
+    def set_size(self, node_count: int) -> str:
+        """Ask for this many nodes per zone; the operation's name."""
+        request = {"name": self.name, "node_count": node_count}
+        started = self._change("resize node pool", self.name, self._client.set_node_pool_size, request=request)
+        return str(started.name)
+
+    def operations(self) -> list[OperationState]:
+        """Operations on this cluster that GKE remembers, whoever began them."""
+        listed = self._call("list operations of", self._parent, self._client.list_operations, parent=self._parent)
+        mine = f"/clusters/{self._cluster.rsplit('/', 1)[1]}/"
+        return [_operation(item) for item in listed.operations if mine in f"{item.target_link}/"]
+
+    def running_operations(self) -> list[OperationState]:
+        """Operations on this cluster that have not ended; GKE admits no change beside one."""
+        return [item for item in self.operations() if not item.done]
+
+    def begun_since(self, known: Collection[str], within_s: float) -> list[OperationState]:
+        """Operations on this cluster that are not among the known names; polled until there is one."""
+        deadline = time.monotonic() + within_s
+        while True:
+            found = [item for item in self.operations() if item.name not in known]
+            if found or time.monotonic() >= deadline:
+                return found
+            time.sleep(min(_FIRST_INTERVAL_S, within_s))
+
+    def operation(self, name: str) -> OperationState:
+        """An operation as it is now."""
+        full = f"{self._parent}/operations/{name}"
+        return _operation(self._call("read operation", full, self._client.get_operation, name=full))
+
+    def wait(
+        self,
+        name: str,
+        timeout_s: float,
+        on_progress: Callable[[OperationState, float], None] | None = None,
+    ) -> OperationState:
+        """Poll until the operation is done (GKE has no watch); `on_progress` gets its state and seconds.
+
+        Raises:
+            ApiError: it ended with an error.
+            DeadlineExceeded: it is not done after `timeout_s`; it goes on running.
+        """
+        started, interval_s = time.monotonic(), _FIRST_INTERVAL_S
+        while True:
+            state = self.operation(name)
+            waited_s = time.monotonic() - started
+            if on_progress:
+                on_progress(state, waited_s)
+            if state.done:
+                break
+            if waited_s >= timeout_s:
+                raise DeadlineExceeded(
+                    f"GKE operation {state.type} is still {state.status} after {waited_s:.0f} s",
+                    where=f"{self._parent}/operations/{name}",
+                    remedy="it goes on running: wait for it to end, then run this stage again",
+                )
+            time.sleep(min(interval_s, timeout_s - waited_s))
+            interval_s = min(interval_s * _INTERVAL_GROWTH, _LAST_INTERVAL_S)
+        if state.error:
+            raise ApiError(
+                f"GKE operation {state.type} ended with an error",
+                where=f"{self._parent}/operations/{name}",
+                reason=state.error,
+                remedy="for a stock-out or quota: later, another zone, fewer nodes; then run the stage again",
+            )
+        return state
+
+    def _change(self, action: str, what: str, method: Callable[..., Any], **arguments: Any) -> Any:
+        self._before_change()
+        return self._call(action, what, method, **arguments)
+
+    def _call(self, action: str, what: str, method: Callable[..., Any], **arguments: Any) -> Any:
+        with _translated(f"cannot {action} {what}", self._endpoint):
+            return method(**arguments, timeout=_CALL_TIMEOUT_S)
+
+
+def _connect(environment: Mapping[str, str]) -> tuple[str, Any]:
+    """The endpoint and a client for it.
+
+    Raises:
+        UsageError: an override that is not a usable address.
+        Forbidden: no credentials were found.
+    """
+    # Here and not above: the import takes most of a second, and not every stage talks to GKE.
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud.container_v1 import ClusterManagerClient
+    from google.cloud.container_v1.services.cluster_manager.transports import ClusterManagerRestTransport
+
+    override = urlsplit(environment.get(ENDPOINT_VARIABLE) or "https://container.googleapis.com/")
+    if override.scheme not in ("http", "https") or not override.netloc or "@" in override.netloc:
+        raise UsageError(
+            f"{ENDPOINT_VARIABLE} is not an address",
+            where=f"environment variable {ENDPOINT_VARIABLE}",
+            remedy="give scheme and host, as in https://container.googleapis.com/, or unset it",
+        )
+    if override.scheme == "http":
+        if not is_loopback(override.hostname or ""):
+            raise UsageError(
+                f"{ENDPOINT_VARIABLE} is plain http to {override.hostname}, which is not this machine",
+                where=f"environment variable {ENDPOINT_VARIABLE}",
+                reason="requests that change a cluster must not travel unencrypted",
+                remedy="use https, or a loopback address",
+            )
+        credentials = AnonymousCredentials()
+    else:
+        credentials = _default_credentials()
+    transport = ClusterManagerRestTransport(host=override.netloc, url_scheme=override.scheme, credentials=credentials)
+    return f"{override.scheme}://{override.netloc}", ClusterManagerClient(transport=transport)
+
+
+def _default_credentials() -> Any:
+    import google.auth
+
+    try:
+        credentials, _ = google.auth.default(scopes=_SCOPES)
+    except auth_exceptions.DefaultCredentialsError as error:
+        raise Forbidden("no Google credentials were found", reason=str(error), remedy=_LOGIN) from error
+    return credentials
+
+
+def _provisioning(pool: Any) -> str:
+    config = pool.config
+    kinds = {
+        "queued": pool.queued_provisioning.enabled,
+        "flex-start": config.flex_start,
+        "spot": config.spot,
+        "preemptible": config.preemptible,
+    }
+    return next((name for name, holds in kinds.items() if holds), "standard")
+
+
+def _reservation(config: Any) -> str:
+    """`ANY_RESERVATION`, `NO_RESERVATION`, or the names of those that it is bound to."""
+    affinity = config.reservation_affinity
+    if affinity.values:
+        return ", ".join(affinity.values)
+    kind = str(affinity.consume_reservation_type.name)
+    return "" if kind == "UNSPECIFIED" else kind
+
+
+def _operation(item: Any) -> OperationState:
+    return OperationState(
+        name=item.name,
+        type=item.operation_type.name,
+        status=item.status.name,
+        target=item.target_link,
+        started=item.start_time,
+        error=item.error.message or item.status_message if item.status.name == "DONE" else "",
+    )
+
+
+@contextmanager
+def _translated(what: str, endpoint: str) -> Iterator[None]:
+    """Turn the library's errors into the runbook's, keeping the server's words."""
+    try:
+        yield
+    except (
+        requests.RequestException,
+        auth_exceptions.TransportError,
+        api_exceptions.RetryError,
+        api_exceptions.ServiceUnavailable,
+        api_exceptions.GatewayTimeout,
+    ) as error:
+        raise Unreachable(
+            what,
+            where=endpoint,
+            reason=str(error),
+            remedy=f"check the network and {ENDPOINT_VARIABLE}; a private endpoint needs its VPN or proxy",
+        ) from error
+    except auth_exceptions.GoogleAuthError as error:
+        raise Forbidden(what, where=endpoint, reason=str(error), remedy=_LOGIN) from error
+    except api_exceptions.GoogleAPICallError as error:
+        raise _refusal(what, endpoint, error) from error
+
+
+def _refusal(what: str, endpoint: str, error: Any) -> ClusterError:
+    status, reason = _servers_words(error)
+    if error.code == 409 or (error.code == 400 and status == "FAILED_PRECONDITION" and _names_operation(reason)):
+        remedy = "wait until the operation named above has ended, then run the stage again"
+        return Conflict(what, where=endpoint, reason=reason, remedy=remedy)
+    if error.code == 404:
+        remedy = "compare project, location, cluster and pool in the profile with `gcloud container clusters list`"
+        return NotFound(what, where=endpoint, reason=reason, remedy=remedy)
+    if error.code == 403 and "quota" in reason:
+        return Forbidden(what, where=endpoint, reason=reason, remedy="ask for a higher quota, or for fewer nodes")
+    if error.code in (401, 403):
+        remedy = f"the caller needs roles/container.clusterAdmin in the project; as somebody else: {_LOGIN}"
+        return Forbidden(what, where=endpoint, reason=reason, remedy=remedy)
+    remedy = "act on the server's reason, then run the stage again"
+    return ApiError(what, where=endpoint, reason=reason, remedy=remedy)
+
+
+def _names_operation(reason: str) -> bool:
+    """GKE's two ways to say that another operation runs."""
+    return "incompatible operation" in reason or "is currently" in reason
+
+
+def _servers_words(error: Any) -> tuple[str, str]:
+    """Status name and message of a Google error body; the library's message where the body is not one."""
+    try:
+        body = error.response.json()["error"]
+        return str(body["status"]), str(body["message"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return "", str(error.message)

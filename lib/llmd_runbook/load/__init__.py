@@ -1,0 +1,1 @@
+"""The load generator: arrival schedule, requests, samples. It never parses an answer while the clock runs."""

@@ -1,0 +1,1 @@
+"""Headless runs that leave a true record, and what is shown of records."""

@@ -1,0 +1,183 @@
+"""07: scale to zero, delete, or go back to Pattern 1; and what still costs money afterwards."""
+
+from __future__ import annotations
+
+from llmd_runbook.clients.inference import Inference
+from llmd_runbook.clients.kubernetes import GATEWAYS, NODES, Kubernetes
+from llmd_runbook.errors import ClusterError
+from llmd_runbook.run import StageRun, StepHandle, changes
+from llmd_runbook.run.display import Shown
+from llmd_runbook.stages import gate, site, swap_patterns, traffic
+from llmd_runbook.stages.cleanup_plan import nodes_after, pods_after
+from llmd_runbook.stages.plan_facts import POOL_CHANGE, release_change
+from llmd_runbook.stages.pool_changes import reach
+from llmd_runbook.topology import NODE_POOL_LABEL, endpoint, gpu_nodes, route_view
+from llmd_runbook.verdicts import Table, declare
+
+HOURS_PER_MONTH = 730
+
+PODS = declare(
+    "cleanup.pods",
+    "the model servers that run are those that the option leaves, each Ready, and no others",
+    "run the stage again; look at pods that stay or do not get Ready",
+)
+NODES_LEFT = declare(
+    "cleanup.nodes",
+    "the GPU pool has the number of nodes that the option leaves, so nothing idle is paid for",
+    "run the stage again; the autoscaler or a pending pod may have added a node",
+)
+SERVES = declare(
+    "cleanup.serves",
+    "back on Pattern 1 the route points at it and a request is answered; otherwise nothing answers",
+    "see the HTTPRoute's conditions and the pods; run the stage again",
+)
+
+
+def apply(stage: StageRun) -> None:
+    """Make it so: pods first, nodes last, or the autoscaler would bring the nodes back."""
+    if gate.permitted(stage, f"clean up: {stage.profile.cleanup.option}"):
+        _apply(stage)
+
+
+@changes
+def _apply(stage: StageRun) -> None:
+    profile = stage.profile
+    kube = site.kubernetes(profile)
+    option = profile.cleanup.option
+    if option == "scale_to_zero":
+        with stage.step("scale Pattern 3 to zero") as step:
+            servers = site.model_servers(site.driver(profile, profile.pattern3).render(), profile)
+            pods = site.server_pods(kube, profile.namespace, servers)
+            with gate.guarded(stage, release_change(profile.pattern3)):
+                kube.scale(servers.name, profile.namespace, 0)
+            site.wait_until_gone(kube, profile, servers, step, profile.pattern3.ready_timeout_s)
+            if pods:
+                step.changed(f"{len(pods)} to 0 pods")
+    else:
+        swap_patterns.remove(stage, profile.pattern3)
+        if option == "restore_pattern1":
+            swap_patterns.install(stage, profile.pattern1)
+    with stage.step("shrink the GPU pool") as step:
+        _shrink(stage, kube, step)
+
+
+def verify(stage: StageRun) -> Shown:
+    """Look again, and list what still costs money; neither where the plan was not approved."""
+    if shown := gate.refused(stage):
+        return shown
+    profile = stage.profile
+    kube = site.kubernetes(profile)
+    with stage.step("verify the end state") as step:
+        observed, evidence, right = [], [], True
+        for pattern, wanted in pods_after(stage.profile):
+            servers = site.model_servers(site.driver(profile, pattern).render(), profile)
+            pods = site.server_pods(kube, profile.namespace, servers)
+            ready = sum(pod.ready for pod in pods)
+            right = right and len(pods) == ready == wanted
+            observed.append(f"{pattern.model}: {ready} Ready of {len(pods)}")
+            evidence += [f"{pod.name}: {pod.phase}, ready {pod.ready}" for pod in pods]
+        nodes = gpu_nodes(kube, profile.pool.name)
+        served, why = _serves(stage, step)
+    expected = ", ".join(f"{pattern.model}: {count}" for pattern, count in pods_after(stage.profile))
+    stage.check(PODS.judge(right, expected=expected, observed=", ".join(observed), evidence=evidence))
+    stage.check(
+        NODES_LEFT.judge(
+            len(nodes) == nodes_after(stage.profile),
+            expected=f"{nodes_after(stage.profile)} nodes",
+            observed=f"{len(nodes)} nodes",
+            evidence=[node.name for node in nodes],
+        )
+    )
+    wanted_service = "Pattern 1 answers" if profile.cleanup.option == "restore_pattern1" else "nothing answers"
+    stage.check(SERVES.judge(served, expected=wanted_service, observed=why))
+    return _costs(stage, kube, len(nodes))
+
+
+def _shrink(stage: StageRun, kube: Kubernetes, step: StepHandle) -> None:
+    """Set the pool's size; an autoscaling minimum above it is lowered first, or it would undo this."""
+    profile = stage.profile
+    wanted = nodes_after(stage.profile)
+    pool = site.gke_pool(profile)
+    timeout_s = profile.pool.ready_timeout_s
+    before = len(gpu_nodes(kube, profile.pool.name))
+
+    def too_high_minimum() -> bool:
+        state = pool.describe()
+        return state.autoscaling_enabled and state.min_nodes > wanted
+
+    def lower() -> str:
+        gate.still_holds(stage, POOL_CHANGE)
+        return pool.set_autoscaling(wanted, pool.describe().max_nodes)
+
+    def resize() -> str:
+        gate.still_holds(stage, POOL_CHANGE)
+        return pool.set_size(wanted)
+
+    def other_size() -> bool:
+        return len(gpu_nodes(kube, profile.pool.name)) != wanted
+
+    with gate.recorded(stage, POOL_CHANGE):
+        lowered = reach(pool, step, timeout_s, missing=too_high_minimum, change=lower)
+    with gate.recorded(stage, POOL_CHANGE):
+        resized = reach(pool, step, timeout_s, missing=other_size, change=resize)
+    kube.wait(
+        NODES,
+        lambda nodes: len(nodes) == wanted,
+        what=f"{wanted} nodes in pool {profile.pool.name}",
+        timeout_s=profile.pool.ready_timeout_s,
+        remedy="look for pods that hold their node (disruption budgets), then run the stage again",
+        selector=f"{NODE_POOL_LABEL}={profile.pool.name}",
+    )
+    if lowered.operation and not resized.operation:
+        lowered.say(step, f"autoscaling minimum lowered to {wanted}", "")
+    else:
+        resized.say(step, f"{before} to {wanted} nodes", f"{wanted} nodes already")
+
+
+def _serves(stage: StageRun, step: StepHandle) -> tuple[bool, str]:
+    """Whether the end state serves as the option says, and the evidence."""
+    profile = stage.profile
+    kube = site.kubernetes(profile)
+    if profile.cleanup.option == "restore_pattern1":
+        route = route_view(kube, profile.namespace, profile.route.name)
+        if not (traffic.points_to(route, profile.pattern1) and traffic.accepted(route)):
+            return (
+                False,
+                f"the route {route}" if route else "no such HTTPRoute",
+            )
+        target = traffic.wait_programmed(kube, profile, profile.pattern1, step)
+        answer = traffic.wait_for_answer(target, profile, profile.pattern1.model, step)
+        return answer.output_tokens > 0, f"{answer.output_tokens} tokens in {answer.elapsed_s:.2f} s"
+    try:
+        target = endpoint(kube, profile.namespace, profile.pattern3.gateway, profile.route.url)
+        answer = Inference(target, timeout_s=10).complete(profile.pattern3.model, "Say hello.", max_tokens=1)
+    except ClusterError as error:
+        return True, f"{error.what}: {error.reason}"
+    return False, f"{answer.output_tokens} tokens: something still serves {profile.pattern3.model}"
+
+
+def _costs(stage: StageRun, kube: Kubernetes, gpu: int) -> Shown:
+    """What is still paid for: GPU nodes, other nodes, load balancers, the control plane."""
+    profile, prices = stage.profile, stage.profile.prices
+    nodes = kube.all(NODES)
+    others = [n for n in nodes if n["metadata"].get("labels", {}).get(NODE_POOL_LABEL) != profile.pool.name]
+    gateways = [g for g in kube.all(GATEWAYS) if g.get("status", {}).get("addresses")]
+    parts = [
+        ("GPU nodes", gpu, prices.gpu_node_usd_per_hour),
+        ("other nodes", len(others), prices.cpu_node_usd_per_hour),
+        ("Gateways with an address (load balancers)", len(gateways), prices.load_balancer_usd_per_hour),
+        ("control plane", 1, prices.control_plane_usd_per_hour),
+    ]
+    rows: list[list[str | int | float | None]] = [
+        [name, count, price, round(count * price, 3), round(count * price * HOURS_PER_MONTH, 2)]
+        for name, count, price in parts
+    ]
+    total = sum(count * price for _, count, price in parts)
+    rows.append(["in all", None, None, round(total, 3), round(total * HOURS_PER_MONTH, 2)])
+    stage.data["usd_per_hour_after"] = total
+    stage.note(
+        "Prices and what they leave out",
+        f"As of {prices.as_of}: {prices.source}. Disks, addresses, logs and network traffic are left out.",
+    )
+    columns = ["what", "count", "USD/h each", "USD/h", f"USD/month ({HOURS_PER_MONTH} h)"]
+    return stage.table(Table(title="What still costs money", columns=columns, rows=rows))

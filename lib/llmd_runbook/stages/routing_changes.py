@@ -1,0 +1,30 @@
+"""05: the plan of what this stage changes, where the profile asks for it; by default that is nothing."""
+
+from __future__ import annotations
+
+from llmd_runbook.errors import NotFound
+from llmd_runbook.run import StageRun
+from llmd_runbook.stages import picker_log_level, replica_failure, site
+from llmd_runbook.stages.planned import show_plan
+
+
+def plan(stage: StageRun) -> None:
+    """Show what is asked for, with its hash, and whether it is approved; nothing is changed."""
+    wanted = stage.profile.affinity
+    modules = [
+        *([picker_log_level] if wanted.raise_log_level else []),
+        *([replica_failure] if wanted.kill_replica else []),
+    ]
+    parts = []
+    if modules:
+        with stage.step("compare the cluster with what is asked for"):
+            kube = site.kubernetes(stage.profile)
+            try:
+                parts = [module.planned(kube, stage.profile) for module in modules]
+            except NotFound as error:
+                if not stage.plan_only:
+                    raise
+                stage.wait_for("03_swap_patterns", str(error))
+    show_plan(stage, parts)
+    if stage.plan_only:
+        stage.finish()

@@ -1,0 +1,213 @@
+"""The systems that a stage works on, opened from its profile; they change something only while its lock is held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmd_runbook.clients import cluster
+from llmd_runbook.clients.gke import GkePool
+from llmd_runbook.clients.kubernetes import DEPLOYMENTS, PODS, Kubernetes, Object
+from llmd_runbook.clients.releases.base import Driver
+from llmd_runbook.clients.releases.helm import HelmDriver, ReleaseSpec
+from llmd_runbook.clients.releases.helmfile import HelmfileDriver
+from llmd_runbook.errors import NotFound, ProfileError
+from llmd_runbook.profile import HelmReleases, Pattern, Profile
+from llmd_runbook.run import StepHandle, lock
+from llmd_runbook.topology import GPU, PoolView, Replica, pool_view, replica_view, selector_text, trouble
+
+
+def kubernetes(profile: Profile) -> Kubernetes:
+    """The profile's cluster."""
+    return cluster.of(profile, lock.guard(profile))
+
+
+def gke_pool(profile: Profile) -> GkePool:
+    """The profile's GPU node pool."""
+    pool = profile.pool
+    return GkePool(pool.project, pool.location, pool.cluster, pool.name, before_change=lock.guard(profile))
+
+
+def driver(profile: Profile, pattern: Pattern) -> Driver:
+    """What installs and removes a pattern's releases."""
+    kubeconfig = Path(profile.cluster.kubeconfig).expanduser() if profile.cluster.kubeconfig else None
+    context, before_change = profile.cluster.context, lock.guard(profile)
+    releases = pattern.releases
+    if isinstance(releases, HelmReleases):
+        specs = [
+            ReleaseSpec(
+                name=item.name,
+                chart=item.chart if "://" in item.chart else str(profile.resolve(item.chart)),
+                version=item.version,
+                values=tuple(profile.resolve(value) for value in item.values),
+            )
+            for item in releases.releases
+        ]
+        return HelmDriver(specs, profile.namespace, kubeconfig=kubeconfig, context=context, before_change=before_change)
+    return HelmfileDriver(
+        profile.resolve(releases.file),
+        releases.environment,
+        releases.postfix,
+        profile.namespace,
+        kubeconfig=kubeconfig,
+        context=context,
+        before_change=before_change,
+    )
+
+
+def pattern3_pool(kube: Kubernetes, profile: Profile) -> PoolView:
+    """Pattern 3's InferencePool.
+
+    Raises:
+        NotFound: there is none.
+    """
+    name = profile.pattern3.inference_pool
+    pool = pool_view(kube, profile.namespace, name)
+    if pool is None:
+        raise NotFound("there is no InferencePool", where=f"{profile.namespace}/{name}", remedy="run stage 03 first")
+    return pool
+
+
+@dataclass(frozen=True)
+class ModelServers:
+    """The Deployment of a pattern's model servers, as its rendered releases describe it."""
+
+    name: str
+    selector: str
+    replicas: int
+
+
+def model_servers(manifests: list[Object], profile: Profile) -> ModelServers:
+    """The one rendered Deployment whose pods ask for GPUs.
+
+    Raises:
+        ProfileError: the releases render none, or several.
+    """
+    found = [item for item in manifests if item["kind"] == "Deployment" and _asks_for_gpus(item)]
+    if len(found) != 1:
+        names = ", ".join(item["metadata"]["name"] for item in found) or "none"
+        raise ProfileError(
+            f"the releases render {len(found)} Deployments that ask for {GPU}; exactly one is needed",
+            where=str(profile.path),
+            reason=names,
+            remedy="correct the values files that the profile names",
+        )
+    spec = found[0]["spec"]
+    return ModelServers(
+        name=found[0]["metadata"]["name"],
+        selector=selector_text(spec["selector"]["matchLabels"]),
+        replicas=int(spec.get("replicas", 1)),
+    )
+
+
+def rescale(kube: Kubernetes, namespace: str, servers: ModelServers) -> bool:
+    """Undo a `scale` behind the release tool's back, which the tool does not see; whether there was one."""
+    deployment = kube.find(DEPLOYMENTS, servers.name, namespace)
+    if deployment is None or deployment["spec"].get("replicas", 1) == servers.replicas:
+        return False
+    kube.scale(servers.name, namespace, servers.replicas)
+    return True
+
+
+def server_pods(kube: Kubernetes, namespace: str, servers: ModelServers) -> list[Replica]:
+    """The pods of a pattern's model servers, by name."""
+    return _replicas(kube.all(PODS, namespace, servers.selector))
+
+
+def wait_for_replicas(
+    kube: Kubernetes, profile: Profile, pattern: Pattern, servers: ModelServers, step: StepHandle
+) -> list[Replica]:
+    """Watch until exactly the pattern's number of pods is Ready and none is left over.
+
+    Raises:
+        DeadlineExceeded: with what each pod that is not Ready says of itself.
+    """
+
+    def state(pods: list[Object]) -> str:
+        views = _replicas(pods)
+        ready = sum(view.ready for view in views)
+        step.progress(f"{ready} of {pattern.replicas} replicas Ready", done=ready, total=pattern.replicas)
+        waiting = [f"{view.name}: {trouble(view.manifest) or view.phase}" for view in views if not view.ready]
+        return f"{ready} of {pattern.replicas} Ready" + ("; " + "; ".join(waiting) if waiting else "")
+
+    def done(pods: list[Object]) -> list[Replica] | None:
+        views = _replicas(pods)
+        settled = len(views) == pattern.replicas and all(view.ready and not view.terminating for view in views)
+        return views if settled else None
+
+    return kube.wait(
+        PODS,
+        done,
+        what=f"{pattern.replicas} Ready replicas of {servers.name}",
+        timeout_s=pattern.ready_timeout_s,
+        remedy=f"act on what the pods say (kubectl -n {profile.namespace} describe pods -l {servers.selector}), "
+        "then run the stage again",
+        namespace=profile.namespace,
+        selector=servers.selector,
+        on_change=state,
+    )
+
+
+def wait_until_gone(
+    kube: Kubernetes, profile: Profile, servers: ModelServers, step: StepHandle, timeout_s: float
+) -> None:
+    """Watch until no pod of a pattern is left.
+
+    Raises:
+        DeadlineExceeded: pods remain.
+    """
+
+    def state(pods: list[Object]) -> str:
+        step.progress(f"{len(pods)} pods left")
+        return ", ".join(pod["metadata"]["name"] for pod in pods) or "no pods"
+
+    kube.wait(
+        PODS,
+        lambda pods: not pods,
+        what=f"the pods of {servers.name} to end",
+        timeout_s=timeout_s,
+        remedy="look for finalizers and for nodes that are NotReady, then run the stage again",
+        namespace=profile.namespace,
+        selector=servers.selector,
+        on_change=state,
+    )
+
+
+def wait_available(
+    kube: Kubernetes, namespace: str, name: str, timeout_s: float, step: StepHandle | None = None
+) -> None:
+    """Watch a Deployment until all its replicas are available.
+
+    Raises:
+        DeadlineExceeded: they are not.
+    """
+
+    def available(items: list[Object]) -> bool:
+        for item in items:
+            if item["metadata"]["name"] == name:
+                status = item.get("status", {})
+                current = status.get("observedGeneration", 0) >= item["metadata"]["generation"]
+                wanted = item["spec"].get("replicas", 1)
+                counts = [status.get(kind, 0) for kind in ("replicas", "updatedReplicas", "availableReplicas")]
+                return bool(current and counts == [wanted] * 3)  # pods of the template before do not count
+        return False
+
+    if step:
+        step.progress(f"waiting for {name}")
+    kube.wait(
+        DEPLOYMENTS,
+        available,
+        what=f"deployment {name} to be available",
+        timeout_s=timeout_s,
+        remedy=f"kubectl -n {namespace} describe deployment {name}",
+        namespace=namespace,
+    )
+
+
+def _replicas(pods: list[Object]) -> list[Replica]:
+    return sorted((replica_view(pod) for pod in pods), key=lambda replica: replica.name)
+
+
+def _asks_for_gpus(deployment: Object) -> bool:
+    containers = deployment["spec"]["template"]["spec"]["containers"]
+    return any(GPU in item.get("resources", {}).get("limits", {}) for item in containers)

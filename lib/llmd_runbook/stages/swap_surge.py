@@ -1,0 +1,166 @@
+"""Pattern 3 beside Pattern 1, proved on a route of its own before it gets traffic; Pattern 1 goes when it is idle."""
+
+from __future__ import annotations
+
+from llmd_runbook.analysis.cutover import NEW, OLD
+from llmd_runbook.clients.inference import Endpoint
+from llmd_runbook.clients.kubernetes import NODES, Kubernetes
+from llmd_runbook.clients.metrics import Scraper
+from llmd_runbook.errors import DeadlineExceeded, GateFailed
+from llmd_runbook.run import StageRun
+from llmd_runbook.stages import (
+    gate,
+    scale_pool,
+    site,
+    swap_compare,
+    swap_drain,
+    swap_gates,
+    swap_steps,
+    traffic,
+    verify,
+)
+from llmd_runbook.stages.plan_facts import POOL_CHANGE
+from llmd_runbook.stages.pool_changes import reach
+from llmd_runbook.stages.swap_probe import SwapProbe
+from llmd_runbook.topology import NODE_POOL_LABEL, endpoint, gpu_nodes
+from llmd_runbook.verdicts import Verdict
+
+_BEFORE = 40
+"""Requests under the old name that are seen before the route moves; streams among them are open when it does."""
+
+
+def swap(stage: StageRun, probe: SwapProbe) -> None:
+    """Do it; each step looks first.
+
+    Raises:
+        RunbookError: a deadline, a tool, the cluster, or a gate. Up to the removal of Pattern 1 there is a way back
+            without an outage.
+    """
+    profile, kube = stage.profile, site.kubernetes(stage.profile)
+    target = swap_steps.install_servers(stage, profile.pattern3)
+    pods = swap_steps.pods_of(stage, kube, profile.pattern3)
+    before = swap_gates.restarts(pods)
+    probe.old_name_served = _serves_old_name(stage, kube)
+    if not swap_steps.serves(stage, kube, profile.pattern3):
+        own = _prove(stage, kube, target)
+        with stage.step("read the counters of Pattern 1") as step:
+            step.ok(f"{len(swap_drain.read(stage, kube, profile.pattern1))} replicas")
+        swap_compare.measure(stage, _old_address(stage, kube), own)
+        probe.wait_for(OLD, _BEFORE)
+    probe.ask(NEW, target)
+    probe.mark("moved")
+    swap_steps.switch(stage, profile.pattern3, target)
+    probe.mark("serving")
+    if swap_drain.live(stage, kube, profile.pattern1):
+        with stage.step(f"drain {profile.pattern1.model}") as step:
+            still_s = swap_drain.until_quiet(stage, kube, profile.pattern1, step)
+            probe.mark("drained", ago_s=still_s)
+            step.ok(f"its counters stand still since {still_s:.0f} s, nothing runs or waits")
+    swap_gates.hold(stage, kube, probe, target, before)
+    with stage.step("remove the route of our own") as step:
+        traffic.close_own(kube, profile, profile.pattern3, step)
+
+
+def finish(stage: StageRun, probe: SwapProbe) -> None:
+    """Pattern 1 goes, and the nodes that only the overlap needed. There is no way back without it."""
+    probe.mark("removed")
+    swap_steps.remove(stage, stage.profile.pattern1)
+    shrink(stage)
+
+
+def shrink(stage: StageRun) -> None:
+    """Give the nodes back that only the overlap needed, and see that Pattern 3 is whole afterwards."""
+    profile = stage.profile
+    with stage.step("shrink the GPU pool") as step:
+        kube, pool = site.kubernetes(profile), site.gke_pool(profile)
+        before, wanted = len(gpu_nodes(kube, profile.pool.name)), profile.pool.nodes
+        timeout_s = profile.pool.ready_timeout_s
+
+        def too_many() -> bool:
+            return len(gpu_nodes(kube, profile.pool.name)) > wanted
+
+        def resize() -> str:
+            gate.still_holds(stage, POOL_CHANGE)
+            return pool.set_size(wanted)
+
+        with gate.recorded(stage, POOL_CHANGE):
+            reached = reach(pool, step, timeout_s, missing=too_many, change=resize)
+        kube.wait(
+            NODES,
+            lambda nodes: len(nodes) <= wanted,
+            what=f"{wanted} nodes in pool {profile.pool.name}",
+            timeout_s=timeout_s,
+            remedy="look for pods that hold their node (disruption budgets), then run the stage again",
+            selector=f"{NODE_POOL_LABEL}={profile.pool.name}",
+        )
+        reached.say(step, f"{before} to {wanted} nodes", f"{min(before, wanted)} nodes already")
+    with stage.step("see that no replica went with a node") as step:
+        servers = site.model_servers(site.driver(profile, profile.pattern3).render(), profile)
+        pods = site.wait_for_replicas(kube, profile, profile.pattern3, servers, step)
+        step.ok(", ".join(f"{pod.name} on {pod.node}" for pod in pods))
+
+
+def wait_for_gpus(stage: StageRun, kube: Kubernetes) -> None:
+    """Wait until the pool has the nodes for both patterns; nothing is changed.
+
+    Raises:
+        DeadlineExceeded: GPUs are missing; how many, and what to do.
+    """
+    profile = stage.profile
+    old = len(swap_steps.pods_of(stage, kube, profile.pattern1))
+    needed = old + profile.pattern3.replicas
+    with stage.step(f"wait for {needed} nodes with GPUs") as step:
+        try:
+            usable = scale_pool.wait_for_gpus(kube, profile.pool.name, needed, profile.pool.ready_timeout_s, step)
+        except DeadlineExceeded as error:
+            raise DeadlineExceeded(
+                f"surge needs {needed} GPU nodes at once: {old} for Pattern 1 and {profile.pattern3.replicas} "
+                "for Pattern 3; nothing was changed",
+                where=f"pool {profile.pool.name}",
+                reason=error.reason,
+                remedy="run stage 02, which sizes the pool for surge; where there are no more GPUs, "
+                "set swap.strategy to recreate",
+            ) from None
+        step.ok(f"{usable} nodes")
+
+
+def _old_address(stage: StageRun, kube: Kubernetes) -> Endpoint:
+    profile = stage.profile
+    return endpoint(kube, profile.namespace, profile.pattern1.gateway, profile.route.url)
+
+
+def _prove(stage: StageRun, kube: Kubernetes, target: Endpoint) -> Endpoint:
+    """Stage 04's checks of Pattern 3, through a route that no client takes; where that is.
+
+    Raises:
+        GateFailed: one failed; no client has met Pattern 3.
+    """
+    profile, pattern = stage.profile, stage.profile.pattern3
+    own = traffic.by_own_route(target, pattern)
+    with stage.step("open a route of our own to Pattern 3") as step:
+        traffic.open_own(kube, profile, pattern, step)
+    with stage.step("wait until requests arrive by our own route") as step:
+        answer = traffic.wait_for_answer(own, profile, pattern.model, step)
+        step.ok(f"{answer.output_tokens} tokens in {answer.elapsed_s:.2f} s")
+    verify.replicas_and_gpus(stage)
+    verify.answers(stage, own)
+    verify.prefix_caching(stage)
+    verify.scorer_weights(stage)
+    ids = (spec.id for spec in verify.CHECKS)
+    failed = [check for check in stage.checks(ids) if check.verdict is Verdict.FAIL]
+    if failed:
+        raise GateFailed(
+            f"Pattern 3 did not hold {', '.join(check.id for check in failed)} on its own route; no client has met it",
+            where=own.url,
+            reason=f"expected {failed[0].expected}; observed {failed[0].observed}",
+            remedy=failed[0].remedy,
+        )
+    return own
+
+
+def _serves_old_name(stage: StageRun, kube: Kubernetes) -> bool:
+    """Whether every replica of Pattern 3 answers to Pattern 1's model name as well."""
+    profile = stage.profile
+    scraper = Scraper(kube, site.pattern3_pool(kube, profile).target_port)
+    pods = swap_steps.pods_of(stage, kube, profile.pattern3)
+    return all(profile.pattern1.model in scraper.models(pod.manifest) for pod in pods)

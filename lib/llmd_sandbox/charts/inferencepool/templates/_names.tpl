@@ -1,0 +1,14 @@
+{{- define "picker" -}}
+{{- .Release.Name | lower | trunc 40 }}-epp
+{{- end -}}
+
+{{- define "labels" -}}
+app.kubernetes.io/name: {{ include "picker" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion }}
+{{- end -}}
+
+{{- define "poolReference" -}}
+group: inference.networking.k8s.io
+kind: InferencePool
+name: {{ .Release.Name }}
+{{- end -}}

@@ -1,0 +1,1 @@
+"""The one door for breaking things: what the sandbox does wrong on purpose is declared here."""

@@ -1,0 +1,137 @@
+"""State as the JSON of container.googleapis.com v1: clusters, node pools, operations, errors."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from llmd_sandbox.gke.state import (
+    CLUSTER,
+    GPU_TAINT,
+    LOCATION,
+    PROJECT,
+    PROJECT_NUMBER,
+    Autoscaling,
+    Operation,
+    Pool,
+    State,
+)
+
+Json = dict[str, Any]
+
+_SERVICE = "https://container.googleapis.com/v1"
+_COMPUTE = "https://www.googleapis.com/compute/v1"
+_CLUSTER_LINK = f"{_SERVICE}/projects/{PROJECT}/zones/{LOCATION}/clusters/{CLUSTER}"
+_HTTP_STATUS = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+}
+
+
+class GoogleError(Exception):
+    """A refusal; `status` is the name of a google.rpc.Code."""
+
+    def __init__(self, status: str, message: str) -> None:
+        self.status, self.message = status, message
+        self.http_status = _HTTP_STATUS[status]
+        super().__init__(f"{status}: {message}")
+
+    def body(self) -> Json:
+        """The error as Google's REST APIs write it."""
+        return {"error": {"code": self.http_status, "message": self.message, "status": self.status}}
+
+
+def group_hash(pool: Pool) -> str:
+    """The eight hexadecimal digits that GKE puts into the names of a pool's instance group and nodes."""
+    return hashlib.sha256(f"{CLUSTER}/{pool.name}".encode()).hexdigest()[:8]
+
+
+def autoscaling(bounds: Autoscaling) -> Json:
+    """NodePoolAutoscaling; empty when off, as GKE leaves defaults out."""
+    if not bounds.enabled:
+        return {}
+    return {
+        "enabled": True,
+        "minNodeCount": bounds.min_nodes,
+        "maxNodeCount": bounds.max_nodes,
+        "locationPolicy": "BALANCED",
+    }
+
+
+def node_pool(pool: Pool, state: State, version: str) -> Json:
+    """A NodePool resource."""
+    config: Json = {
+        "machineType": pool.machine_type,
+        "diskSizeGb": 100,
+        "imageType": "COS_CONTAINERD",
+        "oauthScopes": ["https://www.googleapis.com/auth/cloud-platform"],
+    }
+    if pool.accelerator:
+        config["accelerators"] = [
+            {"acceleratorCount": str(pool.accelerator_count), "acceleratorType": pool.accelerator}
+        ]
+        config["taints"] = [{**GPU_TAINT, "effect": "NO_SCHEDULE"}]
+    running = state.running()
+    busy = running is not None and running.goal.pool == pool.name
+    conditions = []
+    if pool.stockout:
+        conditions = [{"code": "GCE_STOCKOUT", "canonicalCode": "RESOURCE_EXHAUSTED", "message": pool.stockout}]
+    group = f"gke-{CLUSTER}-{pool.name}-{group_hash(pool)}-grp"
+    return {
+        "name": pool.name,
+        "config": config,
+        "initialNodeCount": pool.initial_node_count,
+        "autoscaling": autoscaling(pool.autoscaling),
+        "management": {"autoUpgrade": True, "autoRepair": True},
+        "locations": [LOCATION],
+        "selfLink": f"{_CLUSTER_LINK}/nodePools/{pool.name}",
+        "version": version,
+        "instanceGroupUrls": [f"{_COMPUTE}/projects/{PROJECT}/zones/{LOCATION}/instanceGroupManagers/{group}"],
+        "status": "RECONCILING" if busy else "RUNNING_WITH_ERROR" if pool.stockout else "RUNNING",
+        "conditions": conditions,
+    }
+
+
+def cluster(state: State, *, endpoint: str, version: str, node_count: int) -> Json:
+    """The Cluster resource with its pools."""
+    return {
+        "name": CLUSTER,
+        "id": hashlib.sha256(CLUSTER.encode()).hexdigest(),
+        "location": LOCATION,
+        "zone": LOCATION,
+        "locations": [LOCATION],
+        "endpoint": endpoint,
+        "currentMasterVersion": version,
+        "currentNodeVersion": version,
+        "initialClusterVersion": version,
+        "currentNodeCount": node_count,
+        "createTime": state.create_time,
+        "network": "default",
+        "networkConfig": {"gatewayApiConfig": {"channel": "CHANNEL_STANDARD"}},
+        "selfLink": _CLUSTER_LINK,
+        "status": "RECONCILING" if state.running() else "RUNNING",
+        "nodePools": [node_pool(pool, state, version) for pool in state.pools],
+    }
+
+
+def operation(op: Operation) -> Json:
+    """An Operation resource (not a google.longrunning one)."""
+    reply: Json = {
+        "name": op.name,
+        "zone": LOCATION,
+        "location": LOCATION,
+        "operationType": op.type,
+        "status": op.status,
+        "selfLink": f"{_SERVICE}/projects/{PROJECT_NUMBER}/zones/{LOCATION}/operations/{op.name}",
+        "targetLink": f"{_SERVICE}/projects/{PROJECT_NUMBER}/zones/{LOCATION}/clusters/{CLUSTER}"
+        f"/nodePools/{op.goal.pool}",
+        "startTime": op.start_time,
+    }
+    if op.end_time:
+        reply["endTime"] = op.end_time
+    if op.error_code:
+        reply["statusMessage"] = op.error_message
+        reply["error"] = {"code": op.error_code, "message": op.error_message}
+    return reply

@@ -1,0 +1,139 @@
+"""The ground of the drills: one sandbox, a quick profile, lives that meet faults, and what must hold afterwards."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llmd_runbook.manifest import Attempt, Status
+from llmd_runbook.profile import PARAMETERS, load
+from llmd_sandbox.faults.declared import Fault
+from llmd_sandbox.faults.killing import kill_tree
+from llmd_sandbox.faults.proxy import ApiProxy, before_api_server
+from llmd_sandbox.site import Site
+from tests.drills.lives import Ended, Life
+from tests.drills.probe import Probe
+from tests.end_to_end.bench import QUICK
+from tests.end_to_end.conftest import Sandbox
+
+GKE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CONTAINER"
+RELEASES = {pattern: {f"gaie-{pattern}", f"ms-{pattern}"} for pattern in ("pattern1", "pattern3")}
+_SHORT = {"ready_timeout_s: 90": "ready_timeout_s: 25"}
+_WAIT_S = 30.0
+
+
+class Ground:
+    """One sandbox with its profile."""
+
+    def __init__(self, sandbox: Sandbox, folder: Path) -> None:
+        self.sandbox, self.folder = sandbox, folder
+        self.output, self.file = folder / "runs", folder / "drills.yaml"
+        text = (PARAMETERS / "sandbox.yaml").read_text()
+        for old, new in {**QUICK, **_SHORT}.items():
+            assert old in text, f"{old!r} is not in the profile any more"
+            text = text.replace(old, new)
+        self.file.write_text(text)
+        self.profile = load(str(self.file))
+        self.models = (self.profile.pattern1.model, self.profile.pattern3.model)
+        self.site = Site.load(sandbox.name)
+        gateway = json.loads(sandbox.kubectl("get", "gateway", self.profile.pattern1.gateway, "-o", "json"))
+        address, port = gateway["status"]["addresses"][0]["value"], gateway["spec"]["listeners"][0]["port"]
+        self.probe = Probe(f"http://{address}:{port}", self.models)
+
+    # --- lives
+
+    @contextmanager
+    def door(self, *faults: Fault) -> Iterator[ApiProxy]:
+        """Both APIs, with faults; who is to be killed is the present life."""
+        with before_api_server(self.site, faults, self._kill) as door:
+            yield door
+
+    def live(self, stages: Sequence[str], run: str = "new", door: ApiProxy | None = None) -> Ended:
+        """One life, to its end."""
+        return self.begin(stages, run, door).wait()
+
+    def begin(
+        self,
+        stages: Sequence[str],
+        run: str = "new",
+        door: ApiProxy | None = None,
+        file_limit: int = 0,
+        **environment: str,
+    ) -> Life:
+        """One life that has begun."""
+        own = {**self.sandbox.environment, **environment}
+        if door:
+            own |= {"KUBECONFIG": str(door.kubeconfig), GKE: door.gke}
+        self._life = Life(self.file, self.output, own, stages, run, file_limit)
+        return self._life
+
+    def _kill(self, _client: int) -> None:
+        kill_tree(psutil.Process(self._life.pid))
+
+    # --- what must hold
+
+    def serves(self) -> str:
+        """The pattern that answers now, waited for; empty where neither does."""
+        until_s = time.monotonic() + _WAIT_S
+        while time.monotonic() < until_s:
+            for pattern, model in zip(RELEASES, self.models, strict=True):
+                if self.probe.answers(model):
+                    return pattern
+            time.sleep(0.1)
+        return ""
+
+    def orphans(self, pattern: str) -> list[str]:
+        """What is there and should not be, or the other way round, where only that pattern is to be left."""
+        found = []
+        listed = self.sandbox.start("helm", "list", "--namespace", "llm-d", "-a", "-o", "json")
+        if listed.returncode:  # helm 4 has no such flag, and shows all
+            listed = self.sandbox.start("helm", "list", "--namespace", "llm-d", "-o", "json")
+        releases = {item["name"]: item["status"] for item in json.loads(listed.stdout)}
+        wanted = dict.fromkeys({"infra", *RELEASES[pattern]}, "deployed")
+        if releases != wanted:
+            found.append(f"releases {releases}")
+        routes = self.sandbox.kubectl("get", "httproutes", "-o", "name").split()
+        if routes != [f"httproute.gateway.networking.k8s.io/{self.profile.route.name}"]:
+            found.append(f"routes {routes}")
+        leases = json.loads(self.sandbox.kubectl("get", "leases", "-o", "json"))["items"]
+        holders = [item["spec"].get("holderIdentity") for item in leases]
+        found += [f"lease held by {holder}" for holder in holders if holder]
+        for process in psutil.process_iter(["pid", "environ"]):
+            variables = process.info["environ"] or {}
+            if variables.get("LLMD_RUNBOOK_OUTPUT") == str(self.output):
+                found.append(f"process {process.pid}")
+        return found
+
+
+def lost_record(attempt: Attempt) -> bool:
+    """Whether the record of a killed attempt says nothing that is not so: it still runs, and its process is gone."""
+    gone = attempt.process is not None and not psutil.pid_exists(attempt.process.pid)
+    return attempt.status is Status.RUNNING and gone and attempt.verdict is None
+
+
+def true_record(ended: Ended, stage: str) -> Attempt:
+    """The attempt of a life that ended by itself: finished, or failed with a reason and a remedy."""
+    attempt = ended.attempts[stage]
+    if ended.status == 0:
+        assert attempt.status is Status.FINISHED, attempt
+    else:
+        assert attempt.status is Status.FAILED, attempt
+        assert attempt.error is not None
+        assert attempt.error.message
+    return attempt
+
+
+@contextmanager
+def ground_of(sandbox: Sandbox, folder: Path) -> Iterator[Ground]:
+    """The ground, with requests under way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMD_SANDBOX_STATE", str(sandbox.folder.parent.parent))
+        ground = Ground(sandbox, folder)
+        with ground.probe:
+            yield ground

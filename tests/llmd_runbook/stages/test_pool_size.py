@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from llmd_runbook.errors import UsageError
+from llmd_runbook.stages.pool_size import nodes_needed
+
+
+@pytest.mark.parametrize(
+    ("strategy", "nodes", "one", "three", "needed"),
+    [
+        ("recreate", 3, 1, 3, 3),
+        ("recreate", 4, 1, 3, 4),
+        ("recreate", 3, 5, 3, 5),
+        ("surge", 3, 1, 3, 4),
+        ("surge", 5, 1, 3, 5),
+        ("surge", 3, 0, 3, 3),  # Pattern 1 runs no more
+        ("surge", 3, 2, 3, 5),
+    ],
+)
+def test_one_node_a_replica(
+    strategy: Literal["recreate", "surge"], nodes: int, one: int, three: int, needed: int
+) -> None:
+    found = nodes_needed(strategy, pool_nodes=nodes, pattern1_replicas=one, pattern3_replicas=three, max_nodes=5)
+    assert found == needed
+
+
+def test_more_than_the_pool_may_have_is_refused_with_the_arithmetic() -> None:
+    with pytest.raises(UsageError) as refused:
+        nodes_needed("surge", pool_nodes=3, pattern1_replicas=1, pattern3_replicas=3, max_nodes=3)
+    reason = "surge: max(pool.nodes 3, pattern1.replicas 1 + pattern3.replicas 3) = 4 > pool.max_nodes 3"
+    assert reason in (refused.value.reason or "")
+    assert "set swap.strategy: recreate" in (refused.value.remedy or "")
+    with pytest.raises(UsageError, match="needs 6 nodes") as refused:
+        nodes_needed("recreate", pool_nodes=6, pattern1_replicas=1, pattern3_replicas=3, max_nodes=5)
+    assert "recreate" not in (refused.value.remedy or "")

@@ -1,0 +1,122 @@
+"""The opt-in changes of stage 05 without a cluster; on one they are in end_to_end/test_approved_changes.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from llmd_runbook.clients.kubernetes import DEPLOYMENTS
+from llmd_runbook.errors import NotFound, UsageError
+from llmd_runbook.run import StageRun
+from llmd_runbook.run.context import PLAN_ONLY_VARIABLE
+from llmd_runbook.stages import picker_log_level, replica_failure, routing_changes
+from llmd_runbook.stages.picker_log_level import ANNOTATION
+from tests.llmd_runbook.memory import Memory
+
+CELLS = (
+    routing_changes.plan,
+    picker_log_level.raise_level,
+    replica_failure.measure,
+    replica_failure.judge,
+    replica_failure.plot,
+    picker_log_level.restore,
+)
+
+
+def asking_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise AssertionError("the cluster was asked")
+
+    monkeypatch.setattr("llmd_runbook.stages.site.kubernetes", refuse)
+
+
+def test_what_is_not_asked_for_costs_nothing(
+    open_stage: Callable[[str], StageRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking_nobody(monkeypatch)
+    stage = open_stage("05_routing_affinity")
+    said = [repr(cell(stage)) for cell in CELLS]
+    assert said[1:4] == [f"Not asked for (affinity.{name})." for name in ("raise_log_level", *["kill_replica"] * 2)]
+    result = stage.finish()
+    assert (result.steps, result.checks, result.approvals, result.tables) == ([], [], [], [])
+
+
+def test_what_is_asked_for_and_never_planned_is_not_done_and_not_passed(
+    bench: Any, open_stage: Callable[[str], StageRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking_nobody(monkeypatch)
+    bench.profile_file.write_text(bench.profile_file.read_text() + "affinity: {kill_replica: true}\n")
+    stage = open_stage("05_routing_affinity")
+    for cell in CELLS[1:]:
+        cell(stage)
+    result = stage.finish()
+    assert [check.id for check in result.checks] == [spec.id for spec in replica_failure.CHECKS]
+    assert {check.verdict for check in result.checks} == {"inconclusive"}
+    assert {check.remedy for check in result.checks} == {"approve the plan: set its hash"}
+    assert [(step.name, step.status) for step in result.steps] == [("kill one replica during traffic", "skipped")]
+
+
+def test_pictures_are_loaded_only_to_be_drawn() -> None:
+    code = "import sys, llmd_runbook.stages.replica_failure; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def deployment(*args: str, command: tuple[str, ...] = (), note: str | None = None) -> Memory:
+    meta: dict[str, Any] = {"name": "epp", "namespace": "llm-d", "uid": "u", "generation": 3}
+    if note is not None:
+        meta["annotations"] = {ANNOTATION: note}
+    container = {"name": "epp", "command": list(command), "args": list(args)}
+    kube = Memory()
+    kube.add(DEPLOYMENTS, {"metadata": meta, "spec": {"template": {"spec": {"containers": [container]}}}})
+    return kube
+
+
+@pytest.mark.parametrize(
+    ("kube", "level", "before"),
+    [
+        (deployment("--v", "1"), 1, 1),
+        (deployment("--pool-name", "p"), 2, None),
+        (deployment(command=("epp", "-v=5")), 5, None),
+        (deployment("--v=4", command=("epp", "-v=1")), 4, 4),
+        (deployment("--v", "4", note="1"), 4, 1),
+        (deployment("--v=4", note="absent"), 4, None),
+    ],
+)
+def test_the_level_that_there_is_and_that_which_goes_back(kube: Memory, level: int, before: int | None) -> None:
+    found = picker_log_level.read(kube, "llm-d", "epp")
+    assert (found.level, found.before) == (level, before)
+    assert found.facts["Deployment epp: generation"] == 3
+
+
+@pytest.mark.parametrize(
+    "kube", [deployment("--v=high"), deployment("--v=4", note="low"), deployment("--v=1", "--zap-log-level=info")]
+)
+def test_a_level_that_cannot_be_set(kube: Memory) -> None:
+    with pytest.raises(UsageError, match="cannot read the picker's verbosity") as refused:
+        picker_log_level.read(kube, "llm-d", "epp")
+    assert refused.value.where == "deployment llm-d/epp"
+    assert ANNOTATION in str(refused.value)
+
+
+def test_plan_only_before_stage_03_says_that_nothing_can_be_planned_yet(
+    bench: Any, open_stage: Callable[[str], StageRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no InferencePool yet: no plan, no hash, and no word of nothing to change."""
+    monkeypatch.setattr("llmd_runbook.stages.site.kubernetes", lambda _: Memory())
+    bench.profile_file.write_text(bench.profile_file.read_text() + "affinity: {raise_log_level: true}\n")
+    with pytest.raises(NotFound, match="no InferencePool"):
+        routing_changes.plan(open_stage("05_routing_affinity"))
+    monkeypatch.setenv(PLAN_ONLY_VARIABLE, "1")
+    stage = open_stage("05_routing_affinity")
+    routing_changes.plan(stage)
+    (attempt,) = bench.store().read().stage("05_routing_affinity").attempts[-1:]
+    assert (attempt.status, attempt.verdict) == ("finished", None)
+    assert (attempt.result.plan_only, attempt.result.would_change) == (True, True)
+    assert attempt.result.approvals == []
+    (note,) = attempt.result.notes
+    assert note.text.startswith("It depends on the result of stage 03_swap_patterns, so it cannot be approved before")

@@ -1,0 +1,85 @@
+"""When a pattern counts as idle, from what its replicas' counters say one reading after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llmd_runbook.clients.metrics import PREFIX_QUERIES, REQUESTS, RUNNING, WAITING, Snapshot
+from llmd_runbook.errors import DeadlineExceeded, NotFound
+from llmd_runbook.run import StageRun
+from llmd_runbook.stages import swap_drain
+from tests.llmd_runbook.memory import Memory
+
+Open = Callable[[str], StageRun]
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, pause_s: float) -> None:
+        self.now_s += pause_s
+
+
+def quiet_after(
+    open_stage: Open, monkeypatch: pytest.MonkeyPatch, readings: list[tuple[float, ...]]
+) -> tuple[float, float]:
+    """How long it was quiet, and when that was known; `readings` one a second, the last for ever."""
+    clock, left = Clock(), list(readings)
+    monkeypatch.setattr(swap_drain, "time", clock)
+    monkeypatch.setattr(swap_drain, "read", lambda *_: {"pod": left.pop(0) if len(left) > 1 else left[0]})
+    stage = open_stage("03_swap_patterns")
+    stage.profile = stage.profile.model_copy(update={"swap": stage.profile.swap.model_copy(update={"quiet_s": 5})})
+    with stage.step("drain") as step:
+        found = swap_drain.until_quiet(stage, Memory(), stage.profile.pattern1, step)
+    return found, clock.now_s
+
+
+def test_it_is_quiet_when_nothing_moved_for_long_enough(open_stage: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert quiet_after(open_stage, monkeypatch, [(7, 70, 0, 0)]) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    "busy",
+    [(8, 70, 0, 0), (7, 71, 0, 0), (7, 70, 1, 0), (7, 70, 0, 1)],
+    ids=["a request done", "a prompt looked up", "one running", "one waiting"],
+)
+def test_whatever_reaches_it_begins_the_time_anew(
+    open_stage: Open, monkeypatch: pytest.MonkeyPatch, busy: tuple[float, ...]
+) -> None:
+    calm = (7.0, 70.0, 0.0, 0.0)
+    after = busy if not any(busy[2:]) else calm
+    _, known_s = quiet_after(open_stage, monkeypatch, [calm, calm, calm, busy, after])
+    assert known_s == (8 if after is busy else 9)
+
+
+def test_a_request_that_never_ends_is_told(open_stage: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DeadlineExceeded, match="the requests to a to end") as caught:
+        quiet_after(open_stage, monkeypatch, [(7, 70, 1, 0)])
+    assert "7 requests done, 1 under way" in (caught.value.reason or "")
+
+
+def test_what_exposes_no_counter_is_never_idle(open_stage: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = [REQUESTS, PREFIX_QUERIES, RUNNING, WAITING]
+    pods = {"pod": Snapshot("pod", "pod IP", {name: [({}, 0.0)] for name in names[:-1]})}
+    monkeypatch.setattr(swap_drain, "pool_view", lambda *_: SimpleNamespace(target_port=8000))
+    monkeypatch.setattr(swap_drain, "live", lambda *_: [])
+
+    def scraper(*_: Any) -> Any:
+        return SimpleNamespace(all=lambda _: pods)
+
+    monkeypatch.setattr(swap_drain, "Scraper", scraper)
+    stage = open_stage("03_swap_patterns")
+    with pytest.raises(NotFound, match=WAITING):
+        swap_drain.read(stage, Memory(), stage.profile.pattern1)
+    pods["pod"].samples[WAITING] = [({}, 2.0)]
+    assert not swap_drain.idle(swap_drain.read(stage, Memory(), stage.profile.pattern1))

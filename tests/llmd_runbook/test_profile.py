@@ -1,0 +1,145 @@
+"""Profiles: what is refused, and how it is said."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmd_runbook.errors import EXIT_USAGE, ProfileError
+from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT, load
+from llmd_runbook.profile_table import table, updated
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A profile to spoil, beside everything that it names."""
+    shutil.copytree(PARAMETERS, tmp_path / "parameters")
+    (tmp_path / "lib").symlink_to(PROJECT_ROOT / "lib")
+    return tmp_path / "parameters" / "sandbox.yaml"
+
+
+def spoiled(file: Path, old: str, new: str) -> ProfileError:
+    text = file.read_text()
+    assert old in text, f"{old!r} is not in the profile any more"
+    file.write_text(text.replace(old, new, 1))
+    with pytest.raises(ProfileError) as caught:
+        load(str(file))
+    return caught.value
+
+
+def line_of(file: Path, text: str) -> int:
+    return 1 + next(n for n, line in enumerate(file.read_text().splitlines()) if text in line)
+
+
+@pytest.mark.parametrize("name", ["sandbox", "gke-t4"])
+def test_shipped_profiles_are_valid(name: str) -> None:
+    profile = load(name)
+    assert profile.name == name
+    assert profile.path == PARAMETERS / f"{name}.yaml"
+    assert len(profile.digest) == 64
+
+
+def test_digest_follows_content_and_not_layout(copy: Path) -> None:
+    before = load(str(copy)).digest
+    copy.write_text("# a comment\n" + copy.read_text())
+    assert load(str(copy)).digest == before
+    copy.write_text(copy.read_text().replace("concurrency: 12", "concurrency: 13"))
+    assert load(str(copy)).digest != before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "says"),
+    [
+        ("  max_nodes: 5", "  max_nodes: 2", "pool", "max_nodes 2 is below nodes 3"),
+        ("  nodes: 3", "  nodes: 2", "the whole profile", "pool.nodes 2 is below pattern3.replicas 3"),
+        ("  replicas: 1", "  replicas: 0", "pattern1.replicas", "greater than or equal to 1"),
+        ("  replicas: 1", "  replicas: three", "pattern1.replicas", "value: 'three'"),
+        ("  replicas: 1", "  replicas: true", "pattern1.replicas", "value: True"),
+        ("  replicas: 1", "  replica: 1", "pattern1.replica", "unknown key"),
+        ("  name: llm-d-route", "  name: Not_A_Name", "route.name", "Kubernetes name"),
+        ("    driver: helm\n", "    driver: kustomize\n", "pattern1.releases", "kustomize"),
+        ("option: restore_pattern1", "option: destroy", "cleanup.option", "value: 'destroy'"),
+        ("        chart:", "        charts:", "pattern1.releases.releases.0.charts", "unknown key"),
+        (
+            "inference_pool: gaie-pattern3",
+            "inference_pool: gaie-pattern1",
+            "the whole profile",
+            "must differ",
+        ),
+    ],
+)
+def test_bad_values_are_named_with_file_line_and_key(copy: Path, old: str, new: str, key: str, says: str) -> None:
+    error = spoiled(copy, old, new)
+    assert error.exit_code == EXIT_USAGE
+    assert error.where is not None
+    assert f": {key}: " in error.where
+    assert says in error.where
+    assert "nothing was started" in error.what
+    assert error.remedy
+    if key.rsplit(".", 1)[-1] in new:
+        assert error.where.startswith(f"{copy}:{line_of(copy, new.strip())}:")
+
+
+def test_unknown_key_is_answered_with_the_known_ones(copy: Path) -> None:
+    error = spoiled(copy, "  min_nodes: 0", "  minimum: 0")
+    assert error.remedy is not None
+    assert "min_nodes" in error.remedy
+
+
+def test_every_mistake_is_listed_at_once(copy: Path) -> None:
+    copy.write_text(copy.read_text().replace("  replicas: 1", "  replicas: 0"))
+    error = spoiled(copy, "  replicas: 3", "  replicas: x")
+    assert error.where is not None
+    assert "pattern1.replicas" in error.where
+    assert "pattern3.replicas" in error.where
+
+
+def test_key_twice_is_refused(copy: Path) -> None:
+    error = spoiled(copy, "namespace: llm-d", "namespace: llm-d\nnamespace: other")
+    assert "stands twice" in str(error)
+    assert f"{copy}:{line_of(copy, 'namespace: other')}" in str(error)
+
+
+def test_broken_yaml_names_the_line(copy: Path) -> None:
+    error = spoiled(copy, "namespace: llm-d", "namespace: [llm-d")
+    assert error.where is not None
+    assert error.where.startswith(f"{copy}:")
+
+
+def test_missing_values_file_is_found_before_anything_starts(copy: Path) -> None:
+    error = spoiled(copy, "values: [helm/ms-pattern3.yaml]", "values: [helm/absent.yaml]")
+    assert "pattern3.releases.releases.1.values.0: helm/absent.yaml" in str(error)
+
+
+def test_no_such_profile_names_those_that_exist() -> None:
+    with pytest.raises(ProfileError) as caught:
+        load("nowhere")
+    assert "gke-t4, sandbox" in str(caught.value)
+
+
+def test_empty_profile(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(ProfileError, match="no mapping"):
+        load(str(tmp_path / "empty.yaml"))
+
+
+def test_table_has_a_row_for_every_key_of_the_shipped_profile() -> None:
+    def keys(node: object, prefix: str = "") -> list[str]:
+        if isinstance(node, dict):
+            return [key for name, value in node.items() for key in keys(value, f"{prefix}{name}.")]
+        if isinstance(node, list) and node and isinstance(node[0], dict):
+            return keys(node[0], f"{prefix.removesuffix('.')}[].")
+        return [prefix.removesuffix(".")]
+
+    text = table()
+    found = [key for key in keys(yaml.safe_load((PARAMETERS / "sandbox.yaml").read_text())) if "pattern3" not in key]
+    assert found
+    assert [key for key in found if f"`{key}`" not in text] == []
+
+
+def test_readme_table_is_current() -> None:
+    readme = (PROJECT_ROOT / "README.md").read_text()
+    assert updated(readme) == readme, "run `make docs`"

@@ -1,0 +1,339 @@
+"""The GKE stand-in against an API server in memory: what it answers, and what it does to nodes and pods."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import random
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from llmd_sandbox.gke.server import GkeServer
+from llmd_sandbox.gke.state import State
+from llmd_sandbox.kube import ApiStatus, KubeApi, Object
+from llmd_sandbox.site import Site
+
+CLUSTER = "/v1/projects/sandbox-project/locations/us-central1-a/clusters/llm-d-cluster"
+POOL = CLUSTER + "/nodePools/nvidia-t4-pool"
+OPERATIONS = "/v1/projects/sandbox-project/locations/us-central1-a/operations"
+
+
+class MemoryApi(KubeApi):
+    """Nodes and pods without a control plane; an evicted pod ends when `grace` lets it."""
+
+    def __init__(self) -> None:
+        super().__init__("http://memory", None, None)
+        self.objects: dict[str, dict[str, Object]] = {"nodes": {}, "pods": {}}
+        self.history: list[tuple[str, str]] = []
+        self.blocked_evictions = 0
+        self.grace = asyncio.Event()
+        self.grace.set()
+        self.evicted = asyncio.Event()
+        self._watchers: dict[str, list[asyncio.Queue[Object]]] = {"nodes": [], "pods": []}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._version = 0
+
+    async def call(self, method: str, url: str, body: Any = None, **_: Any) -> Object:
+        parts = url.removeprefix("/api/v1/").split("/")
+        if url == "/version":
+            return {"gitVersion": "v1.36.3"}
+        if method == "GET" and len(parts) == 1:
+            kind = {"nodes": "NodeList", "pods": "PodList"}[parts[0]]
+            items = copy.deepcopy(list(self.objects[parts[0]].values()))
+            return {"kind": kind, "apiVersion": "v1", "items": items, "metadata": {"resourceVersion": "1"}}
+        if method == "POST" and parts == ["nodes"]:
+            self.put("nodes", body)
+            return {}
+        if method == "POST" and parts[-1] == "eviction":
+            return await self._evict(parts[3])
+        if parts[0] == "nodes" and method in ("PATCH", "DELETE"):
+            self.history.append((method, parts[1]))
+            node = self.objects["nodes"][parts[1]]
+            if method == "DELETE":
+                self.remove("nodes", parts[1])
+            else:
+                self.put("nodes", {**node, "spec": {**node["spec"], **body["spec"]}})
+            return {}
+        raise ApiStatus(405, "MethodNotAllowed", f"{method} {url}")
+
+    async def _evict(self, name: str) -> Object:
+        self.history.append(("evict", name))
+        self.evicted.set()
+        if self.blocked_evictions:
+            self.blocked_evictions -= 1
+            raise ApiStatus(429, "TooManyRequests", "Cannot evict pod as it would violate the disruption budget.")
+
+        async def end() -> None:
+            await self.grace.wait()
+            self.remove("pods", name)
+
+        task = asyncio.create_task(end())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return {}
+
+    def put(self, plural: str, item: Object) -> None:
+        self._version += 1
+        item["metadata"]["resourceVersion"] = str(self._version)
+        item["metadata"].setdefault("creationTimestamp", f"2026-01-01T00:00:{self._version:02d}Z")
+        name = item["metadata"]["name"]
+        event = "MODIFIED" if name in self.objects[plural] else "ADDED"
+        self.objects[plural][name] = item
+        self._tell(plural, event, item)
+
+    def remove(self, plural: str, name: str) -> None:
+        self._tell(plural, "DELETED", self.objects[plural].pop(name))
+
+    def _tell(self, plural: str, event: str, item: Object) -> None:
+        for queue in self._watchers[plural]:
+            queue.put_nowait({"type": event, "object": copy.deepcopy(item)})
+
+    async def _watch(self, url: str, version: str, params: dict[str, str]) -> AsyncIterator[Object]:
+        plural = url.rsplit("/", 1)[1]
+        queue: asyncio.Queue[Object] = asyncio.Queue()
+        for item in self.objects[plural].values():
+            queue.put_nowait({"type": "ADDED", "object": copy.deepcopy(item)})
+        self._watchers[plural].append(queue)
+        while True:
+            yield await queue.get()
+
+    def pod(self, name: str, node: str, owner: str = "ReplicaSet") -> None:
+        meta = {"name": name, "namespace": "llm-d", "ownerReferences": [{"kind": owner}]}
+        self.put("pods", {"metadata": meta, "spec": {"nodeName": node}})
+
+    def gpu_nodes(self) -> list[str]:
+        return [name for name in self.objects["nodes"] if "nvidia-t4-pool" in name]
+
+
+class Gke:
+    """A server under test with its HTTP client."""
+
+    def __init__(self, site: Site, api: MemoryApi, session: aiohttp.ClientSession) -> None:
+        self.site, self.api, self._session = site, api, session
+
+    async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        host, port = self.site.gke
+        async with self._session.request(method, f"http://{host}:{port}{path}", json=body) as response:
+            return response.status, await response.json()
+
+    async def resize(self, count: int) -> str:
+        status, operation = await self.call("POST", POOL + ":setSize", {"nodeCount": count})
+        assert status == 200, operation
+        return str(operation["name"])
+
+    async def done(self, name: str) -> Any:
+        async with asyncio.timeout(5):
+            while True:
+                _, operation = await self.call("GET", f"{OPERATIONS}/{name}")
+                if operation["status"] == "DONE":
+                    return operation
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.setenv("LLMD_SANDBOX_STATE", str(tmp_path))
+    while True:
+        octet = random.randint(100, 250)
+        candidate = Site("test", octet, startup_scale=0.001)
+        with socket.socket() as probe:
+            try:
+                probe.bind(candidate.gke)
+            except OSError:
+                continue
+            return candidate
+
+
+async def serve(site: Site, api: MemoryApi) -> asyncio.Task[None]:
+    server = GkeServer(site, api)
+    task = asyncio.create_task(server.run())
+    ready = asyncio.create_task(server.ready.wait())
+    await asyncio.wait({task, ready}, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+    assert server.ready.is_set(), task
+    return task
+
+
+async def stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.fixture
+async def gke(site: Site) -> AsyncIterator[Gke]:
+    api = MemoryApi()
+    task = await serve(site, api)
+    async with aiohttp.ClientSession() as session:
+        yield Gke(site, api, session)
+    await stop(task)
+
+
+async def test_a_new_cluster_has_its_two_pools_and_their_nodes(gke: Gke) -> None:
+    status, cluster = await gke.call("GET", CLUSTER)
+    assert (status, cluster["name"], cluster["status"]) == (200, "llm-d-cluster", "RUNNING")
+    assert cluster["currentMasterVersion"] == "1.36.3"
+    assert cluster["endpoint"] == gke.site.api_server[0]
+    assert [pool["name"] for pool in cluster["nodePools"]] == ["default-pool", "nvidia-t4-pool"]
+    _, listed = await gke.call("GET", "/v1/projects/sandbox-project/locations/-/clusters")
+    assert listed["clusters"] == [cluster]
+
+    (name,) = gke.api.gpu_nodes()
+    node = gke.api.objects["nodes"][name]
+    assert node["metadata"]["labels"]["cloud.google.com/gke-accelerator"] == "nvidia-tesla-t4"
+    assert node["metadata"]["labels"]["node.kubernetes.io/instance-type"] == "n1-standard-4"
+    assert node["spec"]["taints"] == [{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}]
+    assert node["spec"]["providerID"] == f"gce://sandbox-project/us-central1-a/{name}"
+    (plain,) = set(gke.api.objects["nodes"]) - {name}
+    assert "taints" not in gke.api.objects["nodes"][plain]["spec"]
+
+
+async def test_growth_adds_nodes_and_leaves_the_initial_node_count_alone(gke: Gke) -> None:
+    operation = await gke.done(await gke.resize(3))
+    assert operation["operationType"] == "SET_NODE_POOL_SIZE"
+    assert operation["targetLink"].endswith("/clusters/llm-d-cluster/nodePools/nvidia-t4-pool")
+    assert "error" not in operation
+    assert operation["endTime"] > operation["startTime"]
+    assert len(gke.api.gpu_nodes()) == 3
+    _, pool = await gke.call("GET", POOL)
+    assert (pool["initialNodeCount"], pool["status"]) == (1, "RUNNING")
+
+
+async def test_shrinking_takes_the_emptiest_node_after_its_pods_ended(gke: Gke) -> None:
+    await gke.done(await gke.resize(2))
+    full, light = gke.api.gpu_nodes()
+    for name, node in (("a", full), ("b", full), ("c", light)):
+        gke.api.pod(name, node)
+    gke.api.pod("agent", light, owner="DaemonSet")
+    gke.api.grace.clear()
+    operation = await gke.resize(1)
+    await asyncio.wait_for(gke.api.evicted.wait(), 5)
+    assert light in gke.api.objects["nodes"]
+    assert gke.api.objects["nodes"][light]["spec"]["unschedulable"] is True
+    gke.api.grace.set()
+    await gke.done(operation)
+    assert gke.api.gpu_nodes() == [full]
+    assert gke.api.history == [("PATCH", light), ("evict", "c"), ("DELETE", light)]
+
+
+async def test_a_disruption_budget_delays_an_eviction(gke: Gke) -> None:
+    (node,) = gke.api.gpu_nodes()
+    gke.api.pod("a", node)
+    gke.api.blocked_evictions = 2
+    await gke.done(await gke.resize(0))
+    assert gke.api.history.count(("evict", "a")) == 3
+    assert gke.api.gpu_nodes() == []
+
+
+async def test_a_zero_left_out_of_the_json_is_a_zero(gke: Gke) -> None:
+    _, operation = await gke.call("POST", POOL + ":setSize", {})
+    await gke.done(operation["name"])
+    assert gke.api.gpu_nodes() == []
+
+
+async def test_only_one_operation_at_a_time(gke: Gke) -> None:
+    running = await gke.resize(2)
+    status, answer = await gke.call("POST", POOL + ":setAutoscaling", {"autoscaling": {}})
+    assert status == 400
+    assert answer["error"]["status"] == "FAILED_PRECONDITION"
+    assert answer["error"]["message"] == f"Cluster is running incompatible operation {running}."
+    _, pool = await gke.call("GET", POOL)
+    assert pool["status"] == "RECONCILING"
+    await gke.done(running)
+
+
+async def test_autoscaling_by_both_methods(gke: Gke) -> None:
+    bounds = {"enabled": True, "minNodeCount": 1, "maxNodeCount": 3}
+    update = {"desiredNodePoolId": "nvidia-t4-pool", "desiredNodePoolAutoscaling": bounds}
+    _, operation = await gke.call("PUT", CLUSTER, {"update": update})
+    await gke.done(operation["name"])
+    _, pool = await gke.call("GET", POOL)
+    assert bounds.items() <= pool["autoscaling"].items()
+    _, operation = await gke.call("POST", POOL + ":setAutoscaling", {"autoscaling": {"enabled": False}})
+    await gke.done(operation["name"])
+    _, pool = await gke.call("GET", POOL)
+    assert pool["autoscaling"] == {}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "code", "status"),
+    [
+        ("GET", CLUSTER + "/nodePools/none", None, 404, "NOT_FOUND"),
+        ("GET", CLUSTER.replace("us-central1-a", "us-east1-b"), None, 404, "NOT_FOUND"),
+        ("GET", CLUSTER.replace("sandbox-project", "other"), None, 403, "PERMISSION_DENIED"),
+        ("GET", OPERATIONS + "/operation-1-a", None, 404, "NOT_FOUND"),
+        ("POST", POOL + ":setSize", {"nodeCount": -1}, 400, "INVALID_ARGUMENT"),
+        ("POST", POOL + ":setSize", {"nodeCount": "three"}, 400, "INVALID_ARGUMENT"),
+        ("POST", POOL + ":setSize", {"nodeCount": 9}, 403, "PERMISSION_DENIED"),
+        ("POST", POOL + ":setSize", [], 400, "INVALID_ARGUMENT"),
+        ("PUT", CLUSTER, {"update": {"desiredNodeVersion": "-"}}, 400, "INVALID_ARGUMENT"),
+        (
+            "POST",
+            POOL + ":setAutoscaling",
+            {"autoscaling": {"enabled": True, "minNodeCount": 4, "maxNodeCount": 3}},
+            400,
+            "INVALID_ARGUMENT",
+        ),
+        ("POST", POOL + ":setAutoscaling", {"autoscaling": {"enabled": "x"}}, 400, "INVALID_ARGUMENT"),
+        ("DELETE", POOL, None, 405, "UNIMPLEMENTED"),
+        ("GET", "/v1/nothing", None, 404, "NOT_FOUND"),
+    ],
+)
+async def test_refusals(gke: Gke, method: str, path: str, body: Any, code: int, status: str) -> None:
+    answered, error = await gke.call(method, path, body)
+    assert (answered, error["error"]["code"], error["error"]["status"]) == (code, code, status)
+    assert error["error"]["message"]
+    assert len(gke.api.gpu_nodes()) == 1
+
+
+async def test_cancelling_ends_an_operation_with_an_error(gke: Gke) -> None:
+    (node,) = gke.api.gpu_nodes()
+    gke.api.pod("a", node)
+    gke.api.grace.clear()
+    name = await gke.resize(0)
+    assert (await gke.call("POST", f"{OPERATIONS}/{name}:cancel", {}))[0] == 200
+    operation = await gke.done(name)
+    assert operation["error"]["code"] == 1
+    assert gke.api.gpu_nodes() == [node]
+    status, answer = await gke.call("POST", f"{OPERATIONS}/{name}:cancel", {})
+    assert (status, answer["error"]["status"]) == (400, "FAILED_PRECONDITION")
+
+
+async def test_a_stock_out_ends_the_operation_with_an_error_and_marks_the_pool(site: Site) -> None:
+    site.directory.mkdir(parents=True)
+    State(gpu_stock=2).save(site.directory / "gke.json")
+    api = MemoryApi()
+    task = await serve(site, api)
+    async with aiohttp.ClientSession() as session:
+        gke = Gke(site, api, session)
+        operation = await gke.done(await gke.resize(3))
+        _, pool = await gke.call("GET", POOL)
+    await stop(task)
+    assert operation["error"]["code"] == 8
+    assert "ZONE_RESOURCE_POOL_EXHAUSTED" in operation["error"]["message"]
+    assert len(api.gpu_nodes()) == 2
+    assert pool["status"] == "RUNNING_WITH_ERROR"
+    assert pool["conditions"][0]["code"] == "GCE_STOCKOUT"
+
+
+async def test_an_interrupted_operation_is_taken_up_again(site: Site) -> None:
+    api = MemoryApi()
+    async with aiohttp.ClientSession() as session:
+        task = await serve(site, api)
+        gke = Gke(site, api, session)
+        api.pod("a", api.gpu_nodes()[0])
+        api.grace.clear()
+        name = await gke.resize(0)
+        await stop(task)
+        saved = json.loads((site.directory / "gke.json").read_text())["operations"]
+        assert [(op["name"], op["status"] == "DONE") for op in saved] == [(name, False)]
+        api.grace.set()
+        task = await serve(site, api)
+        await gke.done(name)
+        await stop(task)
+    assert api.gpu_nodes() == []

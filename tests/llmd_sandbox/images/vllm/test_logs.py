@@ -1,0 +1,39 @@
+import pytest
+
+from llmd_sandbox.images.vllm.args import Config, parse
+from llmd_sandbox.images.vllm.logs import phases, start
+
+
+def config(*words: str) -> Config:
+    return parse(["vllm", "serve", "Qwen/Qwen2.5-3B-Instruct", "--max-model-len=2048", *words])
+
+
+def lines(*words: str) -> str:
+    return "\n".join(message for _, _, _, message in phases(config(*words)))
+
+
+def test_the_lines_that_operators_look_for() -> None:
+    shown = lines("--gpu-memory-utilization=0.75", "--dtype=half")
+    assert "Initializing a V1 LLM engine" in shown
+    assert "enable_prefix_caching=True, chunked_prefill_enabled=True" in shown
+    assert "Model loading took 5.7556 GiB" in shown
+    assert "GPU KV cache size: 121,296 tokens" in shown
+    assert "Maximum concurrency for 2,048 tokens per request: 59.23x" in shown
+
+
+def test_what_differs_with_the_flags() -> None:
+    assert "enable_prefix_caching=False" in lines("--no-enable-prefix-caching")
+    assert "Falling back to torch.float16" in lines()
+    assert "Falling back" not in lines("--dtype=half")
+    assert "Graph capturing" not in lines("--enforce-eager")
+
+
+def test_a_t4_needs_about_three_minutes() -> None:
+    assert 150 < sum(wait_s for wait_s, *_ in phases(config())) < 210
+
+
+async def test_a_start_says_that_it_is_simulated(capsys: pytest.CaptureFixture[str]) -> None:
+    await start(config(), 0.0)
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert "simulated vLLM" in first
+    assert rest[0].startswith("(APIServer pid=1) INFO ")
