@@ -19,6 +19,8 @@ NAMES = {
     "pool": "gaie-pattern1",
     "labels": "llm-d.ai/model=gemma-2b-it",
     "gpu_pool": "nvidia-t4-pool",
+    "new_secret": "another-token",
+    "literal": "HF_TOKEN=none",
 }
 """What the placeholders of `Command.text` stand for on the sandbox."""
 
@@ -48,6 +50,7 @@ class Command:
 
 LOOKING = [
     # README, profiles and messages
+    Command("kubectl get pods", r"{servers}\S+\s+1/1\s+Running"),
     Command("kubectl get pods -A", r"llm-d\s+{servers}\S+\s+1/1\s+Running"),
     Command("kubectl version", r"Server Version: v1\."),
     Command("kubectl config get-contexts", r"\*\s+llmd-sandbox\b"),
@@ -93,7 +96,24 @@ LOOKING = [
     Command("kubectl auth can-i create deployments.apps -n {namespace}", r"^yes$"),
 ]
 
+CRASHED = Command("kubectl -n {namespace} logs {pod} --previous", r"\S")
+"""Told of a replica that ended; `{pod}` must have restarted."""
+
 CHANGING = [
+    # messages
+    Command(
+        "kubectl -n {namespace} create secret generic {new_secret} --from-literal={literal}",
+        r"secret/{new_secret} created",
+        changes=True,
+    ),
+    Command("kubectl delete secret {new_secret} -n {namespace}", r'"{new_secret}" deleted', changes=True),
+    Command(
+        "kubectl create secret generic {new_secret} -n {namespace} --from-literal={literal} --dry-run=client -o yaml",
+        r"kind: Secret",
+        changes=True,
+    ),
+    Command("kubectl apply -f -", r"secret/{new_secret} created", changes=True),
+    # the guide
     Command(
         "kubectl create secret generic huggingface-token -n {namespace} --from-literal=HF_TOKEN=none "
         "--dry-run=client -o yaml",
@@ -130,4 +150,4 @@ CHANGING = [
 
 def known(told: str) -> bool:
     """Whether some command here covers what a text tells."""
-    return any(command.covers(" ".join(told.split())) for command in (*LOOKING, *CHANGING))
+    return any(command.covers(" ".join(told.split())) for command in (*LOOKING, CRASHED, *CHANGING))

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.cli.commands import CHANGING, LOOKING, NAMES, Command
+from tests.cli.commands import CHANGING, CRASHED, LOOKING, NAMES, Command
 from tests.end_to_end.conftest import Sandbox
 
 pytestmark = [pytest.mark.cli, pytest.mark.timeout(300)]
@@ -45,6 +45,20 @@ def test_changing(shared: Sandbox) -> None:
     printed = ""
     for command in CHANGING:
         printed = typed(shared, command, stdin=printed)
+
+
+def test_what_an_ended_replica_said(shared: Sandbox) -> None:
+    """It runs out of memory as it starts, and is started anew."""
+    shared.kubectl("annotate", "node", "--all", "llmd-sandbox/start=oom")
+    try:
+        shared.kubectl("delete", "pods", "-l", NAMES["labels"])
+        restarted = "--for=jsonpath={.status.containerStatuses[0].restartCount}=1"
+        shared.kubectl("wait", "pod", "-l", NAMES["labels"], "--timeout=60s", restarted)
+        typed(shared, CRASHED)
+    finally:
+        shared.kubectl("annotate", "node", "--all", "llmd-sandbox/start-")
+        shared.kubectl("delete", "pods", "-l", NAMES["labels"])
+        shared.kubectl("rollout", "status", "deployment/" + NAMES["servers"], "--timeout=60s")
 
 
 def test_watching_prints_what_is_there_and_goes_on(shared: Sandbox) -> None:

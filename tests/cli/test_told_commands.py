@@ -17,7 +17,7 @@ _VERBS = (
     "annotate|apply|auth|config|cordon|create|delete|describe|drain|edit|exec|explain|get|label|logs|patch|"
     "port-forward|proxy|rollout|scale|set|top|uncordon|version|wait"
 )
-_TOLD = re.compile(rf"kubectl (?=(?:-|(?:{_VERBS})\b))[^`;,)#\n]*")
+_TOLD = re.compile(rf"kubectl (?=(?:-|(?:{_VERBS})\b))[^`;,)#\n]*?(?=\s\(|[`;,)#\n]|$)")
 
 
 def told_in(text: str) -> list[str]:
@@ -75,6 +75,7 @@ def test_nothing_is_promised_that_no_command_of_the_list_does() -> None:
         ("`kubectl -n a get pods` and `kubectl version`", ["kubectl -n a get pods", "kubectl version"]),
         ("kubectl and helm on PATH; kubectl, helm", []),
         ("kubectl get pods -A   # all of them\n", ["kubectl get pods -A"]),
+        ("kubectl get nodes (all of them)", ["kubectl get nodes"]),
     ],
 )
 def test_commands_are_found_in_prose(text: str, found: list[str]) -> None:
