@@ -26,8 +26,8 @@ MESSAGE = NotToBeHad("It cannot be had.", where="here", reason="no network", rem
 LACKS = python(f"import sys; print({str(MESSAGE)!r}, file=sys.stderr); sys.exit({os.EX_UNAVAILABLE})")
 
 
-def lane(tests: tuple[str, ...], needs: tuple[str, ...] = (), *, limit_s: float = 60, required: bool = False) -> Lane:
-    return Lane("some", tests, limit_s, needs, required)
+def lane(tests: tuple[str, ...], needs: tuple[str, ...] = (), *, takes_s: float = 0, required: bool = False) -> Lane:
+    return Lane("some", tests, takes_s, needs, required)
 
 
 RUN = """
@@ -85,28 +85,41 @@ def test_a_lane_that_cannot_be_had_says_why_and_runs_no_test(tmp_path: Path) -> 
     assert not sign.exists()
 
 
-def test_a_lane_that_takes_too_long_has_failed_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_lane_that_cannot_end_in_time_is_not_begun(tmp_path: Path) -> None:
+    sign = tmp_path / "ran"
+    tests = python(WRITES.format(str(sign)))
+    row = run(lane(tests, takes_s=601), elapsed_s=lanes.END_S - 600)
+    assert row.result is Result.NOT_RUN
+    assert row.reason.startswith("it takes about 10:01 minutes, and ")
+    assert not sign.exists()
+    assert run(lane(tests, takes_s=500), elapsed_s=lanes.END_S - 600).result is Result.PASSED
+
+
+def test_a_lane_that_is_cut_off_is_neither_passed_nor_failed_and_leaves_nothing(tmp_path: Path) -> None:
     sign = tmp_path / "pid"
     hangs = (
         f"import os, time; from pathlib import Path; Path({str(sign)!r}).write_text(str(os.getpid())); time.sleep(600)"
     )
-    row = run(lane(python(hangs), limit_s=3))
-    assert row.result is Result.FAILED
-    assert "longer than" in row.reason
+    row = run(lane(python(hangs)), end_s=3)
+    assert row.result is Result.NOT_RUN
+    assert "cut off" in row.reason
     assert not psutil.pid_exists(int(sign.read_text()))
 
 
-def test_a_lane_that_would_start_too_late_is_not_run(tmp_path: Path) -> None:
-    sign = tmp_path / "ran"
-    row = run(lane(python(WRITES.format(str(sign)))), elapsed_s=lanes.LAST_START_S + 1)
-    assert (row.result, row.reason) == (Result.NOT_RUN, "it would have started after minute 50")
-    assert not sign.exists()
+def test_a_dead_orphan_is_buried_while_its_lane_goes_on() -> None:
+    """As init does: tests that look for what a sandbox left must find nothing."""
+    dies = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', '']).pid)"
+    code = (
+        "import subprocess, sys, time; import psutil\n"
+        f"done = subprocess.run([sys.executable, '-c', {dies!r}], capture_output=True, text=True, check=True)\n"
+        "while psutil.pid_exists(int(done.stdout)): time.sleep(0.01)"
+    )
+    assert run(lane(python(code))).result is Result.PASSED
 
 
-def test_a_lane_that_is_cut_off_by_the_end_of_the_hour_is_neither_passed_nor_failed() -> None:
-    row = run(lane(python("import time; time.sleep(600)")), end_s=3)
-    assert row.result is Result.NOT_RUN
-    assert "cut off" in row.reason
+def test_no_status_is_lost_to_the_undertaker() -> None:
+    """It sees the end of the lane's command too, and must leave the status to whoever asks."""
+    assert [run(lane(FAILS)).result for _ in range(5)] == [Result.FAILED] * 5
 
 
 def test_memory_of_what_runs_on_in_the_background_is_counted_and_it_is_ended(tmp_path: Path) -> None:
@@ -174,14 +187,26 @@ sys.exit(lanes.main(0))
 """
 
 
+def run_all(*all_lanes: Lane) -> subprocess.CompletedProcess[str]:
+    given = json.dumps([vars(each) for each in all_lanes])
+    own = {**os.environ, "PYTHONPATH": str(Path(lanes.__file__).parent)}
+    return subprocess.run([sys.executable, "-c", MAIN, given], env=own, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize(("last", "status"), [(PASSES, 0), (FAILS, 1)])
 def test_every_lane_is_run_and_the_table_comes_last(last: tuple[str, ...], status: int) -> None:
-    given = json.dumps([vars(lane(PASSES, required=True)), vars(lane(PASSES, LACKS)), vars(lane(last))])
-    own = {**os.environ, "PYTHONPATH": str(Path(lanes.__file__).parent)}
-    done = subprocess.run([sys.executable, "-c", MAIN, given], env=own, capture_output=True, text=True, check=False)
+    done = run_all(lane(PASSES, required=True), lane(PASSES, LACKS), lane(last))
     assert done.returncode == status, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()[-5:]] == ["lane", "some", "some", "some", "in"]
     assert done.stdout.splitlines()[-3].endswith("NOT RUN: no network")
+
+
+def test_after_a_required_lane_that_did_not_pass_no_other_is_run(tmp_path: Path) -> None:
+    sign = tmp_path / "ran"
+    done = run_all(lane(PASSES), lane(FAILS, required=True), lane(python(WRITES.format(str(sign)))))
+    assert done.returncode == 1
+    assert "NOT RUN: some did not pass" in done.stdout.splitlines()[-2]
+    assert not sign.exists()
 
 
 def test_the_table_has_a_line_a_lane() -> None:
