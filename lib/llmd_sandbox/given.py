@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +15,9 @@ EPP_BINARY = "LLMD_SANDBOX_EPP"
 
 HELM_DIFF_BINARY = "LLMD_SANDBOX_HELM_DIFF"
 """Environment variable that names the binary of helm's plug-in helm-diff."""
+
+_GO_BUILD_INFO = re.compile(rb"path\t([\w./-]+)\nmod\t\S+\t(v[\w.+-]+)?")
+"""Go writes into each program what it was built from: package, module, version, which a checkout has not."""
 
 
 def picker() -> Path:
@@ -42,6 +47,15 @@ def helm_diff() -> Path:
         f"it is: {HELM_DIFF_BINARY}=/path/to/diff; without it: make test-cli CLI=without-helm-diff",
         _plugins().glob("*/bin/diff"),
     )
+
+
+def described(binary: Path) -> str:
+    """What a Go program is: its file's name, what it says that it was built from, and its SHA-256."""
+    content = binary.read_bytes()
+    built = _GO_BUILD_INFO.search(content)
+    version = (built[2] or b"a version that it does not tell").decode() if built else ""
+    origin = f", built from {built[1].decode()}, {version}" if built else ", which does not say what it was built from"
+    return f"{binary.name}{origin}, SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def _named(variable: str, what: str, remedy: str, installed: Iterable[Path] = ()) -> Path:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,3 +49,24 @@ def test_helm_diff_is_found_among_the_users_plug_ins(tmp_path: Path, monkeypatch
         given.helm_diff()
     other = program(tmp_path / "others" / "diff" / "bin" / "diff")
     assert given.helm_diff() == other
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            b"\0path\tsome.org/x/cmd/epp\nmod\tsome.org/x\tv1.2.0\th1:abc=\n",
+            "built from some.org/x/cmd/epp, v1.2.0, SHA",
+        ),
+        (
+            b"\0path\tsome.org/x/cmd/epp\nmod\tsome.org/x\t(devel)\t\nbuild\t",
+            "built from some.org/x/cmd/epp, a version that it does not tell, SHA",
+        ),
+        (b"#!/bin/sh", "which does not say what it was built from, SHA"),
+    ],
+)
+def test_a_program_is_described_by_what_go_wrote_into_it(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "epp").write_bytes(content)
+    described = given.described(tmp_path / "epp")
+    assert described.startswith(f"epp, {said}-256 ")
+    assert described.endswith(hashlib.sha256(content).hexdigest()[:16])

