@@ -96,7 +96,8 @@ class Swap:
     """A stage 03 whose steps only note what they would do; by default everything holds."""
 
     def __init__(self, stage: StageRun, patch: pytest.MonkeyPatch) -> None:
-        self.stage, self.probe, self.done = stage, Probe(), []  # type: ignore[var-annotated]
+        self.stage, self.probe = stage, Probe()
+        self.done: list[str] = []
         self.pods = {"a": [replica("one")], "b": [replica(f"three-{n}") for n in range(3)]}
         self.later: dict[str, list[Replica]] = {}
         """Pods by pattern from the moment on that the route has moved."""
@@ -112,7 +113,7 @@ class Swap:
             "pods_of": lambda _, __, pattern: self.pods[pattern.model],
             "releases_of": lambda _, pattern: [f"ms-{pattern.model}"],
             "serves": lambda *_: False,
-            "install_servers": lambda _, pattern: self.note(f"install {pattern.model}") or TARGET,
+            "install_servers": self.install_servers,
             "switch": self.switch,
             "remove": lambda _, pattern: self.note(f"remove {pattern.model}"),
         }.items():
@@ -140,6 +141,10 @@ class Swap:
         self.done.append(what)
         if what in self.broken:
             raise self.broken[what]
+
+    def install_servers(self, _: StageRun, pattern: Pattern) -> Endpoint:
+        self.note(f"install {pattern.model}")
+        return TARGET
 
     def switch(self, _: StageRun, pattern: Pattern, target: Endpoint) -> None:
         self.note(f"route to {pattern.model}")
