@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Each makes the environment that it needs from a hashed lock.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-vllm test-picker test-cli test-drills bench-routing bench-load lab lock references docs clean
+.PHONY: help demo check test test-vllm test-picker test-cli test-drills bench-routing bench-load bench-swap lab lock references docs clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -52,6 +52,10 @@ bench-routing: $(VENV)/.dev ## decisions per second of the reference model; who 
 
 bench-load: $(VENV)/.dev ## the load generator against inference-perf, guidellm, aiperf (installs them once, 7 GB; Python 3.12)
 	$(BIN)/python -m benchmarks.load
+
+bench-swap: $(VENV)/.dev ## what clients lose in both ways to swap, with the gateway 30 s behind; writes docs/swap-*.png
+	@PATH="$(CURDIR)/$(BIN):$$PATH" llmd-sandbox run --name bench-swap --startup-scale 0.02 --route-lag-s 1500 -- \
+		python -m benchmarks.swap
 
 lab: $(LAB)/.lab ## JupyterLab on the notebooks, with a sandbox running
 	@PATH="$(CURDIR)/$(LAB)/bin:$$PATH" llmd-sandbox run -- jupyter lab --notebook-dir=notebooks

@@ -131,6 +131,11 @@ class Swap(_Section):
         description="`auto`: back to Pattern 1 where Pattern 3 misses a deadline or a gate; `never`: stop there",
         default="auto",
     )
+    old_name: Literal["refused", "alias"] = Field(
+        description="what becomes of Pattern 1's model name: `refused` by Pattern 3's servers with 404; `alias`: they "
+        "answer to it too, and its values must say so (`--served-model-name NEW OLD`)",
+        default="refused",
+    )
     probe_requests_per_s: Annotated[float, Field(ge=20, le=500)] = Field(
         description="short requests that the probe sends through the gateway during the swap, half under each name",
         default=24,
@@ -245,6 +250,11 @@ class Profile(_Section):
     def digest(self) -> str:
         """SHA-256 of the profile's canonical JSON (RFC 8785), hexadecimal."""
         return self._digest
+
+    def names(self, pattern: Pattern) -> tuple[str, ...]:
+        """Under which model names a pattern answers, by what is announced; the first is its model's own."""
+        alias = pattern == self.pattern3 and self.swap.old_name == "alias"
+        return tuple(dict.fromkeys([pattern.model, *([self.pattern1.model] if alias else [])]))
 
     def resolve(self, reference: str) -> Path:
         """A path named in the profile: relative ones are relative to the profile's folder."""

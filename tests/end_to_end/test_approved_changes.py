@@ -139,6 +139,10 @@ def test_without_its_hash_nothing_is_changed_and_the_rest_is_judged(bench: Bench
     assert approval.given == (WRONG if given else "")
     assert f"--approve 05={approval.hash}" in done.stderr
     assert (attempt.status, attempt.verdict) == (Status.FINISHED, Verdict.INCONCLUSIVE)
+    titles = {table.title.split(" (")[0] for table in attempt.result.tables}
+    assert {"Plan", "Dollars per hour", "How long"} <= titles
+    notebook = (bench.output / "sandbox" / run.id / f"{STAGE}.ipynb").read_text()
+    assert "Objects before and after (1)" in notebook  # the picker's Deployment
     verdicts = {check.id: check.verdict for check in attempt.result.checks}
     assert "affinity.prefix" in verdicts
     assert {verdict for name, verdict in verdicts.items() if name.startswith("failure.")} == {Verdict.INCONCLUSIVE}

@@ -21,7 +21,7 @@ from llmd_runbook.clients.kubernetes import PODS, connect
 from llmd_runbook.clients.lease import Lease
 from llmd_runbook.errors import Forbidden, LockLost
 from llmd_runbook.manifest import How, Run, Status
-from llmd_runbook.profile import PROJECT_ROOT, load
+from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT, load
 from llmd_runbook.run import StageRun, begin, lock
 from llmd_runbook.run.context import this_process
 from llmd_runbook.run.lock import Times
@@ -67,11 +67,11 @@ class Bench:
         pool = load("sandbox").pool
         self.pool = GkePool(pool.project, pool.location, pool.cluster, pool.name, before_change=anything)
 
-    def words(self, *more: str) -> list[str]:
-        return [str(PROGRAMS / "llmd-runbook"), "run", "sandbox", "--json", "--output", str(self.output), *more]
+    def words(self, *more: str, profile: str = "sandbox") -> list[str]:
+        return [str(PROGRAMS / "llmd-runbook"), "run", profile, "--json", "--output", str(self.output), *more]
 
-    def run(self, *more: str) -> subprocess.CompletedProcess[str]:
-        return self.sandbox.start(*self.words(*more))
+    def run(self, *more: str, profile: str = "sandbox") -> subprocess.CompletedProcess[str]:
+        return self.sandbox.start(*self.words(*more, profile=profile))
 
     def record(self) -> Run:
         """The newest run of the command."""
@@ -85,11 +85,15 @@ class Bench:
         return sum(item.type == RESIZE for item in self.pool.operations())
 
     def lease(self) -> dict[str, Any]:
-        spec: dict[str, Any] = json.loads(self.sandbox.kubectl("get", "lease", LEASE, "-o", "json"))["spec"]
+        spec: dict[str, Any] = json.loads(self.locks("get", "lease", LEASE, "-o", "json"))["spec"]
         return spec
 
     def patch(self, **spec: Any) -> None:
-        self.sandbox.kubectl("patch", "lease", LEASE, "--type=merge", "-p", json.dumps({"spec": spec}))
+        self.locks("patch", "lease", LEASE, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+    def locks(self, *words: str) -> str:
+        """kubectl in the namespace of the locks."""
+        return self.sandbox.kubectl("--namespace", lock.NAMESPACE, *words)
 
     def kill_during(self, step: str, detail: str, *more: str) -> None:
         """SIGKILL for the runner and its kernel as soon as that step tells of that."""
@@ -200,13 +204,29 @@ def test_jupyterlab_holds_it_while_its_kernel_is_busy_and_a_second_run_ends_with
     assert "holderIdentity" not in bench.lease()
 
 
+def test_a_profile_of_another_namespace_that_shares_the_pool_is_kept_out(bench: Bench) -> None:
+    text = (PARAMETERS / "sandbox.yaml").read_text().replace("namespace: llm-d", "namespace: elsewhere")
+    text = text.replace("../lib/", f"{PROJECT_ROOT}/lib/").replace("[helm/", f"[{PARAMETERS}/helm/")
+    other = bench.folder / "elsewhere.yaml"
+    other.write_text(text)
+    assert load(str(other)).namespace == "elsewhere"
+    stage, operations = bench.open(), bench.pool.operations()
+    with stage.changing():
+        done = bench.run("--stages", "02", profile=str(other))
+    stage.finish()
+    assert done.returncode == 5, done.stderr
+    assert f"run {stage.run_id}, stage {POOL}" in done.stderr
+    assert bench.pool.operations() == operations
+
+
 def test_the_lock_needs_no_more_permissions_than_the_readme_says(bench: Bench, tmp_path: Path) -> None:
-    found = re.search(r"^rules: .*leases.*$", (PROJECT_ROOT / "README.md").read_text(), re.MULTILINE)
+    found = re.search(r"^rules:\n(?:- .*leases.*\n)+", (PROJECT_ROOT / "README.md").read_text(), re.MULTILINE)
     assert found is not None
-    meta, api = {"name": "locker", "namespace": "llm-d"}, "rbac.authorization.k8s.io"
+    meta, api = {"name": "locker", "namespace": lock.NAMESPACE}, "rbac.authorization.k8s.io"
     reference = {"apiGroup": api, "kind": "Role", "name": "locker"}
     account = {"kind": "ServiceAccount", **meta}
-    role = {"apiVersion": f"{api}/v1", "kind": "Role", "metadata": meta, **yaml.safe_load(found[0])}
+    rules = yaml.safe_load(found[0].replace("POOL", "test-pool"))
+    role = {"apiVersion": f"{api}/v1", "kind": "Role", "metadata": meta, **rules}
     bound = {"roleRef": reference, "subjects": [account]}
     objects = [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta},
@@ -214,14 +234,14 @@ def test_the_lock_needs_no_more_permissions_than_the_readme_says(bench: Bench, t
         {"apiVersion": f"{api}/v1", "kind": "RoleBinding", "metadata": meta, **bound},
     ]
     (tmp_path / "objects").write_text(yaml.safe_dump_all(objects))
-    bench.sandbox.kubectl("apply", "-f", str(tmp_path / "objects"))
+    bench.locks("apply", "-f", str(tmp_path / "objects"))
     config = json.loads(bench.sandbox.kubectl("config", "view", "--raw", "--minify", "-o", "json"))
-    config["users"][0]["user"] = {"token": bench.sandbox.kubectl("create", "token", "locker").strip()}
+    config["users"][0]["user"] = {"token": bench.locks("create", "token", "locker").strip()}
     (tmp_path / "kubeconfig").write_text(json.dumps(config))
     kube = connect("", str(tmp_path / "kubeconfig"), before_change=anything)
     with pytest.raises(Forbidden):
         kube.all(PODS, "llm-d")
-    one, other = (Lease(kube, "llm-d", "lock-of-the-test", name, 1) for name in ("one", "other"))
+    one, other = (Lease(kube, lock.NAMESPACE, "llmd-runbook-test-pool", name, 1) for name in ("one", "other"))
     assert one.take(None)
     assert one.renew() is None
     seen = other.look()

@@ -24,7 +24,7 @@ from tests.llmd_runbook.conftest import Bench
 from tests.llmd_runbook.lease_api import LeaseApi
 
 NAME = "llmd-runbook-pool"
-WHERE = f"lease llm-d/{NAME}"
+WHERE = f"lease default/{NAME}"
 OFTEN = Times(lease_s=30, renew_s=0.01, trusted_s=600.0)
 LONG_AGO, NEVER_YET = "2001-01-01T00:00:00.000000Z", "2099-01-01T00:00:00.000000Z"
 
@@ -46,7 +46,7 @@ class Bob:
 
     def lock(self, run: str = "mine", times: Times = OFTEN) -> Lock:
         identity = holder(run).identity
-        leases = [Lease(self.api.client(), "llm-d", NAME, identity, times.lease_s) for _ in range(2)]
+        leases = [Lease(self.api.client(), lock.NAMESPACE, NAME, identity, times.lease_s) for _ in range(2)]
         return Lock(leases[0], leases[1], times)
 
     def acquired(self, run: str = "mine", times: Times = OFTEN) -> Lock:
@@ -325,7 +325,7 @@ def test_what_could_not_be_given_back_is_said(bob: Bob) -> None:
 @pytest.fixture
 def stage(bench: Bench, bob: Bob, monkeypatch: pytest.MonkeyPatch) -> StageRun:
     def lease(profile: Any, who: Holder) -> Lease:
-        return Lease(bob.api.client(), profile.namespace, lock.lease_name(profile), who.identity, 30)
+        return Lease(bob.api.client(), lock.NAMESPACE, lock.lease_name(profile), who.identity, 30)
 
     monkeypatch.setattr(lock, "_lease", lease)
     named = str(bench.profile_file)
@@ -352,6 +352,22 @@ def test_a_change_is_allowed_inside_and_nowhere_else(stage: StageRun, bob: Bob) 
         may_change()
     (step,) = stage.finish().steps
     assert (step.name, step.status, step.detail) == ("take the lock", StepStatus.OK, WHERE)
+
+
+def test_two_namespaces_that_share_a_pool_share_its_lock(
+    bench: Bench, bob: Bob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmd_runbook.clients.kubernetes.connect", lambda *_, **__: bob.api.client())
+    here = bench.profile
+    bench.profile_file.write_text(bench.profile_file.read_text().replace("namespace: llm-d", "namespace: other"))
+    there = bench.profile
+    assert here.namespace != there.namespace
+    assert lock.take(here, "mine", "02_scale_pool", bob.told.append) == WHERE
+    try:
+        assert lock._lease(there, holder("other")).where == WHERE
+        lock.guard(there)()
+    finally:
+        assert lock.give_back(here) == ""
 
 
 def test_another_pool_is_another_lock(stage: StageRun, bench: Bench) -> None:

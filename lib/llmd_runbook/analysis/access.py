@@ -131,8 +131,8 @@ def role_manifests(who: str, namespace: str, wanted: Iterable[Need]) -> list[Jso
         by_namespace[need.namespace].append(need)
     for where, inside in sorted(by_namespace.items()):
         kind = "Role" if where else "ClusterRole"
-        # a role of the cluster carries the namespace in its name: two profiles must not share one
-        meta = {"name": who, "namespace": where} if where else {"name": f"{who}-{namespace}"}
+        # one outside of the namespace carries that in its name: two profiles must not share one, nor its binding
+        meta = {"name": who if where == namespace else f"{who}-{namespace}"} | ({"namespace": where} if where else {})
         found.append({"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": meta, "rules": rules(inside)})
         found.append(
             {

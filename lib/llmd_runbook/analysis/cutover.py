@@ -92,40 +92,51 @@ class Gap:
     """How long nobody was served, under either name.
 
     Attributes:
-        last_old_s: when the last request was sent that the old pattern answered; None: it answered none.
-        first_new_s: when the first request was sent that the new pattern answered; None: it answered none.
+        before_s: when the last request before it was sent that was answered; None: it began before the first request.
+        after_s: when the first request after it was sent that was answered; None: it went on to the last request.
         at_least_s: from the first to the last request between those two, none of which was answered.
         lost: by name, requests that ended without an answer in the announced outage.
     """
 
-    last_old_s: float | None
-    first_new_s: float | None
+    before_s: float | None
+    after_s: float | None
     at_least_s: float
     lost: dict[str, int]
 
     @property
     def at_most_s(self) -> float | None:
-        """From the last answer's sending to the next one's; 0 where they overlap, None where one of them is missing."""
-        if self.last_old_s is None or self.first_new_s is None:
-            return None
-        return max(0.0, self.first_new_s - self.last_old_s)
+        """From one of the two to the other, with no gap the probe's own spacing; None where one of them is missing."""
+        return None if self.before_s is None or self.after_s is None else self.after_s - self.before_s
+
+
+_SPACING_S = 1.0
+"""Without an answer for longer than this at its begin or end a probe saw a part of a gap; for less, its spacing."""
+_Stretch = tuple[float | None, float | None]
 
 
 def gap(requests: Sequence[Asked], announced: Sequence[Announced]) -> Gap:
-    """The time between the patterns: from the old name's last answer to the new name's first."""
-    last_old = max((asked.sent_s for asked in requests if asked.ok and asked.model == OLD), default=None)
-    first_new = min((asked.sent_s for asked in requests if asked.ok and asked.model == NEW), default=None)
+    """The longest time between two requests that were answered one after the other, under whatever name."""
+    sent = sorted(asked.sent_s for asked in requests)
+    served = sorted(asked.sent_s for asked in requests if asked.ok)
+
+    def length_s(stretch: _Stretch) -> float:
+        before_s, after_s = stretch
+        return (sent[-1] if after_s is None else after_s) - (sent[0] if before_s is None else before_s)
+
+    open_ended: list[_Stretch] = [(None, served[0]), (served[-1], None)] if served else []
+    stretches = [*pairwise(served), *(item for item in open_ended if length_s(item) > _SPACING_S)]
+    before_s, after_s = max(stretches, key=length_s, default=(None, None))
     between = [
         asked.sent_s
         for asked in requests
         if not asked.ok
-        and (last_old is None or asked.sent_s > last_old)
-        and (first_new is None or asked.sent_s < first_new)
+        and (before_s is None or asked.sent_s > before_s)
+        and (after_s is None or asked.sent_s < after_s)
     ]
     lost = Counter(asked.model for asked in requests if outcome(asked, announced) is Outcome.OUTAGE)
     return Gap(
-        last_old_s=last_old,
-        first_new_s=first_new,
+        before_s=before_s,
+        after_s=after_s,
         at_least_s=max(between) - min(between) if between else 0.0,
         lost={name: lost[name] for name in (OLD, NEW)},
     )

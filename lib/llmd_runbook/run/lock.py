@@ -1,8 +1,8 @@
 """The lock of one cluster and pool: a Lease, held around every change and renewed by a thread of its own.
 
-It is the Lease `llmd-runbook-POOL` in the profile's namespace; who changes one pool through two namespaces is not
-kept apart. Clients ask `guard(profile)` right before each change. The time that they trust the Lease for ends before
-others may take it, and passes on also while the machine sleeps.
+It is the Lease `llmd-runbook-POOL` in the namespace `default`, whatever namespace the profile's releases are in: two
+profiles that share a pool meet at the same Lease. Clients ask `guard(profile)` right before each change. The time that
+they trust the Lease for ends before others may take it, and passes on also while the machine sleeps.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from llmd_runbook.run.context import alive, machine, this_process, who
 if TYPE_CHECKING:
     from llmd_runbook.clients.lease import Lease, Seen
 
+NAMESPACE = "default"
+"""Where every lock lies: the one namespace that every cluster has, that cannot be deleted, and that belongs to no
+component of the cluster, so that a right to write Leases in it reaches none of theirs (`kube-system` holds those)."""
 _ANSWER_S = 5.0
 _PATIENCE_S = 60.0
 """A Lease that somebody holds for longer than this is not waited for."""
@@ -200,7 +203,7 @@ def guard(profile: Profile) -> Callable[[], None]:
         if lock is None:
             raise LockLost(
                 "a change without the lock; nothing was changed",
-                where=f"lease {profile.namespace}/{lease_name(profile)}",
+                where=f"lease {NAMESPACE}/{lease_name(profile)}",
                 remedy="call the function of the stage that holds it (`apply`), not one of its parts",
             )
         lock.check()
@@ -251,11 +254,11 @@ def _lease(profile: Profile, holder: Holder) -> Lease:
         """Writing the lock itself needs none: each write is compare-and-swap."""
 
     kube = connect(profile.cluster.context, profile.cluster.kubeconfig, before_change=always, read_s=_ANSWER_S)
-    return Lease(kube, profile.namespace, lease_name(profile), holder.identity, TIMES.lease_s)
+    return Lease(kube, NAMESPACE, lease_name(profile), holder.identity, TIMES.lease_s)
 
 
 def _key(profile: Profile) -> tuple[str, ...]:
-    return (profile.cluster.kubeconfig, profile.cluster.context, profile.namespace, profile.pool.name)
+    return (profile.cluster.kubeconfig, profile.cluster.context, profile.pool.name)
 
 
 def _named(seen: Seen) -> str:

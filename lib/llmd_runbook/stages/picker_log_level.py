@@ -10,15 +10,16 @@ import json
 import shlex
 from dataclasses import dataclass
 
+from llmd_runbook.analysis.manifest_diff import diff, name_of
 from llmd_runbook.analysis.picker_flags import DEFAULT_VERBOSITY, NEEDED_VERBOSITY, flag, verbosity_flag, with_verbosity
 from llmd_runbook.clients.kubernetes import DEPLOYMENTS, Kubernetes, Object
 from llmd_runbook.errors import UsageError
-from llmd_runbook.plans import Change, Preconditions
+from llmd_runbook.plans import Change
 from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun, StepHandle
 from llmd_runbook.run.display import Shown, lines
 from llmd_runbook.stages import site, traffic
-from llmd_runbook.stages.planned import Part, permitted
+from llmd_runbook.stages.planned import Part, permitted, require
 from llmd_runbook.topology import endpoint, picker
 
 NAME = "raise_log_level"
@@ -26,6 +27,7 @@ ANNOTATION = "llmd-runbook/verbosity-before"
 _ARGS = "/spec/template/spec/containers/0/args"
 _NOTE = f"/metadata/annotations/{ANNOTATION.replace('/', '~1')}"
 _ABSENT = "absent"
+_RAISE, _RESTORE = "raise the picker's log level", "put the picker's log level back"
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,16 @@ def planned(kube: Kubernetes, profile: Profile) -> Part:
             "afterwards": before,
         },
         found.facts,
+        diffs=_diffs(found, profile.namespace),
+        durations=[(step, _deadline_s(profile), "pattern3 and route") for step in (_RAISE, _RESTORE)],
+        not_previewed=["The names of the picker's new pods."],
+        not_undone=["Requests that fail while the picker restarts are lost; its prefix index starts empty, twice."],
     )
 
 
 def raise_level(stage: StageRun) -> Shown:
     """Do it, if it is asked for, needed and approved, and wait until the new picker answers."""
-    part = permitted(stage, NAME, "raise the picker's log level")
+    part = permitted(stage, NAME, _RAISE)
     if isinstance(part, Shown):
         return part
     _raise(stage, part)
@@ -136,16 +142,17 @@ def raise_level(stage: StageRun) -> Shown:
 
 def _raise(stage: StageRun, part: Part) -> None:
     kube, profile = site.kubernetes(stage.profile), stage.profile
-    with stage.changing(), stage.step("raise the picker's log level") as step:
+    with stage.changing(), stage.step(_RAISE) as step:
         pool = site.pattern3_pool(kube, profile)
         found = read(kube, profile.namespace, picker(kube, profile.namespace, pool).deployment)
         where = f"deployment {profile.namespace}/{found.deployment}"
-        Preconditions(part.facts).require(Preconditions(found.facts), where=where)
+        require(stage, kube, part, found.facts, where=where)
         stage.undo_at_end(_by_hand(kube, profile.namespace, found), lambda: _put_back(stage, kube, found.deployment))
         if found.level < NEEDED_VERBOSITY:
             raised = with_verbosity(found.args, NEEDED_VERBOSITY)
-            note = _ABSENT if found.before is None else str(found.before)
-            kube.patch(DEPLOYMENTS, found.deployment, profile.namespace, [*_noted(found, note), *_set(found, raised)])
+            kube.patch(
+                DEPLOYMENTS, found.deployment, profile.namespace, [*_noted(found, _note(found)), *_set(found, raised)]
+            )
         _wait(kube, profile, found.deployment, step)
         if found.level < NEEDED_VERBOSITY:
             step.changed(f"-v {found.level} to {NEEDED_VERBOSITY} at {found.deployment}")
@@ -155,11 +162,11 @@ def _raise(stage: StageRun, part: Part) -> None:
 
 def restore(stage: StageRun) -> Shown:
     """Put the old level back and wait until the picker answers; nothing where nothing was changed."""
-    part = permitted(stage, NAME, "put the picker's log level back")
+    part = permitted(stage, NAME, _RESTORE)
     if isinstance(part, Shown):
         return part
     kube, profile = site.kubernetes(stage.profile), stage.profile
-    with stage.changing(), stage.step("put the picker's log level back") as step:
+    with stage.changing(), stage.step(_RESTORE) as step:
         deployment = picker(kube, profile.namespace, site.pattern3_pool(kube, profile)).deployment
         restored = _put_back(stage, kube, deployment)
         if restored is None:
@@ -193,6 +200,25 @@ def _set(found: PickerArguments, args: list[str]) -> list[Object]:
     return [*same, {"op": "add", "path": _ARGS, "value": args}]
 
 
+def _note(found: PickerArguments) -> str:
+    """What is to be put back, as the annotation says it."""
+    return _ABSENT if found.before is None else str(found.before)
+
+
+def _diffs(found: PickerArguments, namespace: str) -> list[str]:
+    """The fields of the Deployment that are changed until the end of the stage."""
+
+    def shown(args: list[str], notes: dict[str, str]) -> Object:
+        meta = {"name": found.deployment, "annotations": notes}
+        spec = {"template": {"spec": {"containers": [{"args": args}]}}}
+        return {"apiVersion": DEPLOYMENTS.api_version, "kind": "Deployment", "metadata": meta, "spec": spec}
+
+    now = shown(found.args, {} if found.note is None else {ANNOTATION: found.note})
+    raised = found.args if found.level >= NEEDED_VERBOSITY else with_verbosity(found.args, NEEDED_VERBOSITY)
+    text = diff(name_of(now, namespace), now, shown(raised, {ANNOTATION: _note(found)}))
+    return [text] if text else []
+
+
 def _noted(found: PickerArguments, note: str) -> list[Object]:
     if found.annotated:
         return [{"op": "add", "path": _NOTE, "value": note}]
@@ -208,6 +234,10 @@ def _by_hand(kube: Kubernetes, namespace: str, found: PickerArguments) -> str:
     words = ["kubectl", "--context", kube.context, "--namespace", namespace]
     words += ["patch", "deployment", found.deployment, "--type=json", "-p", json.dumps(operations)]
     return shlex.join(words)
+
+
+def _deadline_s(profile: Profile) -> float:
+    return profile.pattern3.ready_timeout_s + profile.route.ready_timeout_s
 
 
 def _wait(kube: Kubernetes, profile: Profile, deployment: str, step: StepHandle) -> None:

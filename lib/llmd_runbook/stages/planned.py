@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmd_runbook.plans import Change, Intent, Plan
+from llmd_runbook.clients.kubernetes import NAMESPACES, Kubernetes
+from llmd_runbook.plans import Change, Intent, Plan, Preconditions, Price
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown, lines, show
+from llmd_runbook.stages import plan_parts
 
 _KEY = "planned"
 """Where the parts lie in `stage.data` between the cell that plans and those that change."""
@@ -23,6 +25,9 @@ class Part:
         changes, warnings: for people.
         target: what is approved.
         facts: what it was computed from, compared right before the change.
+        diffs: objects before and after, unified diffs.
+        durations: its steps that may take long, each with its deadline (s) and where that comes from.
+        not_previewed, not_undone: what the plan cannot show, and what cannot be taken back.
     """
 
     name: str
@@ -30,9 +35,13 @@ class Part:
     warnings: list[str] = field(default_factory=list)
     target: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    diffs: list[str] = field(default_factory=list)
+    durations: list[tuple[str, float, str]] = field(default_factory=list)
+    not_previewed: list[str] = field(default_factory=list)
+    not_undone: list[str] = field(default_factory=list)
 
 
-def show_plan(stage: StageRun, parts: list[Part]) -> None:
+def show_plan(stage: StageRun, parts: list[Part], prices: Sequence[Price] = ()) -> None:
     """Show the plan of all parts, ask whether it is approved, and keep it for the cells that change."""
     if not parts:
         show(lines(["Nothing is asked for: this stage changes nothing."]))
@@ -43,6 +52,12 @@ def show_plan(stage: StageRun, parts: list[Part]) -> None:
         [change for part in parts for change in part.changes],
         [warning for part in parts for warning in part.warnings],
         intent,
+        diffs=[text for part in parts for text in part.diffs],
+        durations=plan_parts.durations(stage, [step for part in parts for step in part.durations]),
+        prices=list(prices),
+        prices_as_of=plan_parts.as_of(stage.profile),
+        not_previewed=[text for part in parts for text in part.not_previewed],
+        not_undone=[text for part in parts for text in part.not_undone],
     )
     show(stage.plan(plan))
     approved = intent is not None and stage.approved(plan) and not stage.plan_only
@@ -63,6 +78,17 @@ def permitted(stage: StageRun, name: str, step: str) -> Part | Shown:
             handle.skipped("the plan is not approved")
         return lines(["Not done: the plan is not approved."])
     return Part(name, [], [], found["target"], found["facts"])
+
+
+def require(stage: StageRun, kube: Kubernetes, part: Part, now: Mapping[str, Any], *, where: str) -> None:
+    """Right before the change: cluster and facts must be those that it was planned from.
+
+    Raises:
+        Conflict: something moved; it is named, and nothing is changed.
+    """
+    uid = kube.get(NAMESPACES, "kube-system")["metadata"]["uid"]
+    then = Preconditions({"cluster: UID": stage.cluster.kube_system_uid, **part.facts})
+    then.require(Preconditions({"cluster: UID": uid, **now}), where=where)
 
 
 def asked(stage: StageRun, name: str) -> bool:

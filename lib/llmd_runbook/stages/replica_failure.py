@@ -28,12 +28,12 @@ from llmd_runbook.load.plan import Open, Plan, Prompt
 from llmd_runbook.load.prompts import shared_prefix
 from llmd_runbook.load.samples import Sample
 from llmd_runbook.load.stream import Stream
-from llmd_runbook.plans import Change, Preconditions
+from llmd_runbook.plans import Change
 from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown, lines
 from llmd_runbook.stages import site
-from llmd_runbook.stages.planned import Part, asked, permitted
+from llmd_runbook.stages.planned import Part, asked, permitted, require
 from llmd_runbook.stages.replica_failure_tables import Moments, home_text, moments_table, moves, outcomes
 from llmd_runbook.stages.served_by import ServedBy
 from llmd_runbook.topology import PoolView, endpoint, replica_view, selector_text
@@ -53,6 +53,8 @@ _ROUNDS_BEFORE = 3
 _ROUNDS_AFTER = 6
 _PATIENCE = 3
 """Rounds may take so many times as long as the stream needs to send them; what is missing then is judged."""
+_SETTLE, _STRENGTH = "send a steady stream until every prefix has a home", "wait for full strength"
+_FOLLOW = "ask for the moved prefixes again"
 _SETTLED_WITHIN_S = 30.0
 """A gateway's data path lags what the API says by up to this (facts of GKE's load balancers)."""
 _GUIDE = "the gateway automatically routes to healthy replicas (no downtime)"
@@ -99,6 +101,16 @@ def planned(kube: Kubernetes, profile: Profile) -> Part:
             "requests_per_s": _RATE_PER_S,
         },
         _facts(pool, servers),
+        durations=[
+            (_SETTLE, _settle_s(profile), "affinity.groups, load.request_timeout_s"),
+            (_STRENGTH, profile.pattern3.ready_timeout_s, "pattern3.ready_timeout_s"),
+            (_FOLLOW, _follow_s(profile), "affinity.groups, load.request_timeout_s"),
+        ],
+        not_previewed=[
+            "Which pod is killed: the home of most of the test's prefixes, known once they have been asked for. Its "
+            "replacement's name and node."
+        ],
+        not_undone=["Requests in flight at the killed replica, and its prefix cache, are lost."],
     )
 
 
@@ -129,7 +141,7 @@ def _measured(stage: StageRun, part: Part) -> Shown:
         watching.start()
         moved = {group for group, home in before.items() if home.replica == killed}
         at |= _follow(stage, stream, served, moments, moved)
-        with stage.step("wait for full strength") as step:
+        with stage.step(_STRENGTH) as step:
             watching.join()
             step.ok(moments.trouble or moments.unseen or f"{moments.after_kill(moments.full_s):.1f} s after the kill")
         samples = stream.stop()
@@ -146,10 +158,9 @@ def _measured(stage: StageRun, part: Part) -> Shown:
 
 def _settle(stage: StageRun, stream: Stream, served: ServedBy) -> dict[str, str]:
     """Wait until every prefix was asked for often enough to have a home; who answered."""
-    with stage.step("send a steady stream until every prefix has a home") as step:
+    with stage.step(_SETTLE) as step:
         groups = stage.profile.affinity.groups
-        wait_s = _PATIENCE * groups * _ROUNDS_BEFORE / _RATE_PER_S + stage.profile.load.request_timeout_s
-        stream.wait(lambda samples: _asked(samples, 0.0, groups) >= _ROUNDS_BEFORE, wait_s)
+        stream.wait(lambda samples: _asked(samples, 0.0, groups) >= _ROUNDS_BEFORE, _settle_s(stage.profile))
         samples = stream.so_far()
         at = served.of(samples)
         step.ok(f"{len(samples)} requests, of {len(at)} it is known who got them")
@@ -163,7 +174,7 @@ def _kill(stage: StageRun, kube: Kubernetes, part: Part, killed: str, stream: St
         pool = site.pattern3_pool(kube, profile)
         servers = _servers(kube, profile, pool)
         where = f"deployment {profile.namespace}/{servers['metadata']['name']}"
-        Preconditions(part.facts).require(Preconditions(_facts(pool, servers)), where=where)
+        require(stage, kube, part, _facts(pool, servers), where=where)
         uid = kube.get(PODS, killed, profile.namespace)["metadata"]["uid"]
         moments = Moments(stream.now_s())
         kube.delete(PODS, killed, profile.namespace, uid=uid, grace_s=0)
@@ -173,13 +184,19 @@ def _kill(stage: StageRun, kube: Kubernetes, part: Part, killed: str, stream: St
 
 def _follow(stage: StageRun, stream: Stream, served: ServedBy, moments: Moments, moved: set[str]) -> dict[str, str]:
     """Go on until every moved prefix was asked for often enough to show its new home; who answered."""
-    with stage.step("ask for the moved prefixes again") as step:
-        profile = stage.profile
-        rounds_s = profile.affinity.groups * _ROUNDS_AFTER / _RATE_PER_S
-        wait_s = _PATIENCE * rounds_s + _SETTLED_WITHIN_S + profile.load.request_timeout_s
-        stream.wait(lambda samples: _settled(samples, moments, moved) >= _ROUNDS_AFTER, wait_s)
+    with stage.step(_FOLLOW) as step:
+        stream.wait(lambda samples: _settled(samples, moments, moved) >= _ROUNDS_AFTER, _follow_s(stage.profile))
         step.ok(f"{len(moved)} prefixes")
         return served.of(stream.so_far())  # now, for a log is rotated away while a replica is long in coming
+
+
+def _settle_s(profile: Profile) -> float:
+    return _PATIENCE * profile.affinity.groups * _ROUNDS_BEFORE / _RATE_PER_S + profile.load.request_timeout_s
+
+
+def _follow_s(profile: Profile) -> float:
+    rounds_s = profile.affinity.groups * _ROUNDS_AFTER / _RATE_PER_S
+    return _PATIENCE * rounds_s + _SETTLED_WITHIN_S + profile.load.request_timeout_s
 
 
 def judge(stage: StageRun) -> Shown:

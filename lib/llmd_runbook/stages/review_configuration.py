@@ -167,7 +167,7 @@ def judge_branch(found: Mapping[str, Rendered]) -> Check:
     if one.trouble or other.trouble or not (one.servers and other.servers):
         return BRANCH.judge(None, expected=expected, observed="not both patterns render model servers")
     releases = sorted(set(one.names) & set(other.names))
-    models = sorted(set(one.servers.models) & set(other.servers.models))
+    models = sorted(set(one.servers.models[:1]) & set(other.servers.models[:1]))  # the first is the model's own name
     return BRANCH.judge(
         not releases and not models,
         expected=expected,
@@ -189,6 +189,7 @@ def judge_values(found: Mapping[str, Rendered], profile: Profile) -> Check:
             for problem in shortcomings(
                 item.servers,
                 item.pattern,
+                profile.names(item.pattern),
                 accelerator=profile.pool.accelerator,
                 longest_tokens=longest,
                 caches=item.pattern is profile.pattern3,

@@ -86,17 +86,24 @@ def unexpected(manifests: Sequence[Object], names: Sequence[str], pattern: Patte
 
 
 def shortcomings(
-    found: ServerSettings, pattern: Pattern, *, accelerator: str, longest_tokens: int, caches: bool
+    found: ServerSettings,
+    pattern: Pattern,
+    names: tuple[str, ...],
+    *,
+    accelerator: str,
+    longest_tokens: int,
+    caches: bool,
 ) -> list[str]:
     """What keeps these model servers from being the pattern that the profile describes.
 
     Args:
+        names: the model names that it is to answer to.
         longest_tokens: the longest prompt and answer that the run will send.
         caches: whether the pattern rests on prefix caching.
     """
     wrong = []
-    if found.models != (pattern.model,):
-        wrong.append(f"serves {', '.join(found.models) or 'no named model'} instead of {pattern.model}")
+    if found.models != names:
+        wrong.append(f"serves {', '.join(found.models) or 'no named model'} instead of {', '.join(names)}")
     if found.replicas != pattern.replicas:
         wrong.append(f"{found.replicas} replicas instead of {pattern.replicas}")
     if found.gpus != 1:

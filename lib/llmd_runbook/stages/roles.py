@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 from llmd_runbook.analysis.access import Need, needs, release_needs, role_manifests
 from llmd_runbook.profile import Profile
+from llmd_runbook.run import lock
 from llmd_runbook.stages import site
 
 Who = Literal["observer", "operator"]
 
 _GATEWAY, _POOL, _GKE = "gateway.networking.k8s.io", "inference.networking.k8s.io", "networking.gke.io"
+_LEASE = "coordination.k8s.io"
 
 
 def observer(profile: Profile) -> list[Need]:
@@ -52,7 +54,8 @@ def operator(profile: Profile) -> list[Need]:
             *needs(here, _GATEWAY, "create delete patch", "httproutes"),
             *needs(here, "apps", "patch", "deployments", "deployments/scale"),
             *needs(here, "", "delete", "pods"),
-            *needs(here, "coordination.k8s.io", "create get list update watch", "leases"),
+            *needs(lock.NAMESPACE, _LEASE, "create list watch", "leases"),  # which cannot be bound to a name
+            *needs(lock.NAMESPACE, _LEASE, "get update", "leases", name=lock.lease_name(profile)),
             *needs("", _GATEWAY, "list", "gateways"),  # stage 07 counts every load balancer that costs money
         }
     )

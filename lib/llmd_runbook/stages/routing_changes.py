@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from llmd_runbook.errors import NotFound
 from llmd_runbook.run import StageRun
-from llmd_runbook.stages import picker_log_level, replica_failure, site
+from llmd_runbook.stages import picker_log_level, plan_parts, replica_failure, site
 from llmd_runbook.stages.planned import show_plan
+from llmd_runbook.topology import gpu_nodes
 
 
 def plan(stage: StageRun) -> None:
@@ -15,16 +16,18 @@ def plan(stage: StageRun) -> None:
         *([picker_log_level] if wanted.raise_log_level else []),
         *([replica_failure] if wanted.kill_replica else []),
     ]
-    parts = []
+    parts, prices = [], []
     if modules:
         with stage.step("compare the cluster with what is asked for"):
             kube = site.kubernetes(stage.profile)
             try:
                 parts = [module.planned(kube, stage.profile) for module in modules]
+                nodes = len(gpu_nodes(kube, stage.profile.pool.name))
+                prices = plan_parts.prices(kube, stage.profile, nodes_now=nodes, nodes_then=nodes)
             except NotFound as error:
                 if not stage.plan_only:
                     raise
                 stage.wait_for("03_swap_patterns", str(error))
-    show_plan(stage, parts)
+    show_plan(stage, parts, prices)
     if stage.plan_only:
         stage.finish()

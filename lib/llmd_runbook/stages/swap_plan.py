@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmd_runbook.analysis.served_names import served_names
 from llmd_runbook.clients.kubernetes import HTTP_ROUTES, Kubernetes
 from llmd_runbook.clients.releases.pending import INSTALLED_ANEW
+from llmd_runbook.errors import ProfileError
 from llmd_runbook.plans import Change, Duration, Plan
 from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun
@@ -32,6 +34,7 @@ def plan(stage: StageRun) -> None:
     kube = site.kubernetes(profile)
     with stage.step("render both patterns"):
         old, new = rendered(profile, profile.pattern1), rendered(profile, profile.pattern3)
+    _require_announced_names(profile, new)
     readers: dict[str, gate.Read] = {
         release_change(profile.pattern1): lambda: release_facts(kube, profile, old),
         release_change(profile.pattern3): lambda: release_facts(kube, profile, new),
@@ -55,6 +58,23 @@ def target(profile: Profile) -> dict[str, Any]:
         "rollback": {"policy": profile.swap.rollback, **back},
         "nodes_afterwards": nodes_afterwards(profile) if surge else None,
     }
+
+
+def _require_announced_names(profile: Profile, new: Rendered) -> None:
+    """What the profile announces of the old model name must be what the rendered servers do with it.
+
+    Raises:
+        ProfileError: it is not; with what is rendered.
+    """
+    old, served = profile.pattern1.model, [new.pattern.model, *served_names(new.manifests)]
+    if (old in served) != (old in profile.names(new.pattern)):
+        raise ProfileError(
+            "the profile and the values of Pattern 3 say different things of the old model name; nothing was changed",
+            where=f"{profile.path}: swap.old_name: {profile.swap.old_name}",
+            reason=f"Pattern 3's servers are rendered to answer to {', '.join(dict.fromkeys(served))}",
+            remedy=f"for an alias set swap.old_name: alias and, in the values' arguments of the server, "
+            f"--served-model-name {new.pattern.model} {old}; without one leave both out",
+        )
 
 
 def nodes_afterwards(profile: Profile) -> int:
@@ -118,7 +138,7 @@ def _changes(profile: Profile, kube: Kubernetes, old: Rendered, new: Rendered) -
     here = kube.find(HTTP_ROUTES, profile.route.name, profile.namespace)
     route = route_of(here) if here else None
     gateway = route.gateways[0] if route and route.gateways else old.pattern.gateway
-    moved = traffic.points_to(route, new.pattern)
+    moved, named = traffic.points_to(route, new.pattern), ", ".join(profile.names(new.pattern))
     return [
         Change("nodes of the pool", str(nodes), str(_nodes_then(profile, nodes))),
         Change(
@@ -131,7 +151,7 @@ def _changes(profile: Profile, kube: Kubernetes, old: Rendered, new: Rendered) -
             plan_parts.address(kube, profile, gateway),
             plan_parts.address(kube, profile, new.pattern.gateway),
         ),
-        Change("clients' model name", new.pattern.model if moved else old.pattern.model, new.pattern.model),
+        Change("clients' model name", named if moved else old.pattern.model, named),
     ]
 
 

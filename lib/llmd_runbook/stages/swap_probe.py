@@ -38,12 +38,11 @@ class SwapProbe:
     Attributes:
         marks: moments by name, seconds on the samples' clock.
         trouble: why it says nothing, or not all; empty when it does.
-        old_name_served: whether Pattern 3 serves the old name as well (an alias).
     """
 
     def __init__(self, stage: StageRun, kube: Kubernetes) -> None:
         self.marks: dict[str, float] = {}
-        self.trouble, self.old_name_served = "", False
+        self.trouble = ""
         self._stage, self._kube, self._probe = stage, kube, Probe()
         self._asked: list[str] = []
         self._phase_s = 0.0
@@ -111,7 +110,6 @@ class SwapProbe:
                 "file": file.name,
                 "requests": len(requests),
                 "marks": {name: round(at_s, 3) for name, at_s in self.marks.items()},
-                "old_name_served": self.old_name_served,
                 "trouble": self.trouble,
             }
             step.ok(self.trouble or f"{len(requests)} requests, each in {file.name}")
@@ -136,7 +134,7 @@ def announced(profile: Profile, data: dict[str, Any]) -> list[Announced]:
     back_s = marks.get("restored", math.inf)
     other_address = profile.pattern1.gateway != profile.pattern3.gateway
     found = [Announced("Pattern 1 refuses the new name", NEW, -math.inf, settled_s, refusals_only=True)]
-    if not data["old_name_served"]:
+    if other_address or profile.pattern1.model not in profile.names(profile.pattern3):
         why = "the old address is left" if other_address else "Pattern 3 refuses the old name"
         found.append(Announced(why, OLD, gone_s, back_s, refusals_only=not other_address))
     recreate = profile.swap.strategy == "recreate"

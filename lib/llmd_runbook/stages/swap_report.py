@@ -49,7 +49,7 @@ def judge(stage: StageRun) -> None:
     requests, said = kept(stage), announced(stage.profile, stage.data[KEY])
     found = gap(requests, said)
     stage.check(losses(requests, said, stage.data[KEY], strategy=stage.profile.swap.strategy))
-    if found.last_old_s is None and "serving" in stage.data[KEY]["marks"]:
+    if found.before_s is None and found.after_s is not None:
         stage.note("The gap was not seen", "Pattern 1 had stopped serving before this attempt: see the one before.")
     else:
         stage.check(service_gap(requests, found, stage.data[KEY]))
@@ -97,7 +97,7 @@ def service_gap(requests: Sequence[Asked], found: Gap, data: dict[str, object]) 
     last = new[-5:]
     served = len(last) == 5 and all(one.ok for one in last)
     if found.at_most_s is None:
-        seen = "no answer under the old name was seen" if found.last_old_s is None else "none under the new name"
+        seen = "nothing was answered " + ("before it" if found.before_s is None else "after it")
     else:
         seen = f"between {found.at_least_s:.2f} and {found.at_most_s:.2f} s"
     seen += f"; lost in it: {found.lost[OLD]} under the old name, {found.lost[NEW]} under the new one"

@@ -9,6 +9,7 @@ from llmd_runbook.errors import (
     ApiError,
     DeadlineExceeded,
     GateFailed,
+    LockLost,
     NotFound,
     RollbackFailed,
     RolledBack,
@@ -38,6 +39,7 @@ def go_back(stage: StageRun, probe: SwapProbe, cause: RunbookError) -> NoReturn:
     Raises:
         RolledBack: Pattern 1 serves.
         RollbackFailed: it does not; with the cluster's state and the commands that bring it back.
+        LockLost: it does not, and somebody else changes the cluster.
         RunbookError: the cause itself, where the profile forbids a way back.
     """
     kube, profile = site.kubernetes(stage.profile), stage.profile
@@ -53,6 +55,8 @@ def go_back(stage: StageRun, probe: SwapProbe, cause: RunbookError) -> NoReturn:
     except RunbookError as error:
         now = swap_by_hand.state(stage, kube)
         stage.check(SERVES.judge(False, expected="Pattern 1 serves", observed=f"{error.what}; {now}"))
+        if isinstance(error, LockLost):  # somebody else changes this cluster: nobody is to type commands beside them
+            raise
         raise RollbackFailed(
             "Pattern 3 did not hold, and the way back to Pattern 1 failed",
             where=f"state: {now}",

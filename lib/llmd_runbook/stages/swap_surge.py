@@ -5,7 +5,6 @@ from __future__ import annotations
 from llmd_runbook.analysis.cutover import NEW, OLD
 from llmd_runbook.clients.inference import Endpoint
 from llmd_runbook.clients.kubernetes import NODES, Kubernetes
-from llmd_runbook.clients.metrics import Scraper
 from llmd_runbook.errors import DeadlineExceeded, GateFailed
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages import (
@@ -40,7 +39,6 @@ def swap(stage: StageRun, probe: SwapProbe) -> None:
     target = swap_steps.install_servers(stage, profile.pattern3)
     pods = swap_steps.pods_of(stage, kube, profile.pattern3)
     before = swap_gates.restarts(pods)
-    probe.old_name_served = _serves_old_name(stage, kube)
     if not swap_steps.serves(stage, kube, profile.pattern3):
         own = _prove(stage, kube, target)
         with stage.step("read the counters of Pattern 1") as step:
@@ -156,11 +154,3 @@ def _prove(stage: StageRun, kube: Kubernetes, target: Endpoint) -> Endpoint:
             remedy=failed[0].remedy,
         )
     return own
-
-
-def _serves_old_name(stage: StageRun, kube: Kubernetes) -> bool:
-    """Whether every replica of Pattern 3 answers to Pattern 1's model name as well."""
-    profile = stage.profile
-    scraper = Scraper(kube, site.pattern3_pool(kube, profile).target_port)
-    pods = swap_steps.pods_of(stage, kube, profile.pattern3)
-    return all(profile.pattern1.model in scraper.models(pod.manifest) for pod in pods)

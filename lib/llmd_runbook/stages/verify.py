@@ -36,8 +36,9 @@ GPUS = declare(
 )
 MODELS = declare(
     "verify.models",
-    "the gateway lists Pattern 3's model, and no model of another pattern",
-    "a foreign model means that the pool selects another pattern's pods: give each pattern labels of its own",
+    "the gateway lists exactly the model names that the profile announces for Pattern 3",
+    "a foreign model means that the pool selects another pattern's pods: give each pattern labels of its own; a name "
+    "that is missing or too many is set by --served-model-name in the values, and announced by swap.old_name",
 )
 ANSWER = declare(
     "verify.answer",
@@ -97,7 +98,7 @@ def replicas_and_gpus(stage: StageRun) -> Shown:
 def answers(stage: StageRun, via: Endpoint | None = None) -> None:
     """Criterion 4 and the guide's Test 1: the model list, and one answer, through the gateway or another way to it."""
     profile = stage.profile
-    model = profile.pattern3.model
+    model, names = profile.pattern3.model, profile.names(profile.pattern3)
     with stage.step("ask the gateway") as step:
         kube, gateway = site.kubernetes(profile), profile.pattern3.gateway
         target, missing = _attempt(lambda: via or endpoint(kube, profile.namespace, gateway, profile.route.url))
@@ -109,8 +110,8 @@ def answers(stage: StageRun, via: Endpoint | None = None) -> None:
         step.ok(target.url if target else missing)
     stage.check(
         MODELS.judge(
-            models == [model],
-            expected=model,
+            sorted(models or []) == sorted(names),
+            expected=", ".join(names),
             observed=", ".join(models) if models else refused,
             evidence=[f"GET {target.url}/v1/models"] if target else [],
         )

@@ -76,8 +76,8 @@ def test_roles_stand_where_they_hold_and_do_not_depend_on_the_order() -> None:
         ("ClusterRoleBinding", "who-a", None),
         ("Role", "who", "a"),
         ("RoleBinding", "who", "a"),
-        ("Role", "who", "b"),
-        ("RoleBinding", "who", "b"),
+        ("Role", "who-a", "b"),
+        ("RoleBinding", "who-a", "b"),
     ]
     subjects = [item["subjects"] for item in found if "subjects" in item]
     assert subjects == [[{"kind": "ServiceAccount", "name": "who", "namespace": "a"}]] * 3

@@ -61,7 +61,7 @@ def test_all_are_counted_by_name() -> None:
     assert dict(found[NEW]) == {Outcome.LOST: 1}
 
 
-def test_the_gap_lies_between_the_old_names_last_answer_and_the_new_names_first() -> None:
+def test_the_gap_lies_between_the_last_answer_before_it_and_the_first_after_it() -> None:
     requests = [
         *(asked(NEW, at, "http_404") for at in (8.5, 9.5)),
         *(asked(OLD, at) for at in (8.0, 9.0)),
@@ -72,19 +72,42 @@ def test_the_gap_lies_between_the_old_names_last_answer_and_the_new_names_first(
         asked(OLD, 19.0, "http_404"),
     ]
     found = gap(requests, [*OUTAGE, *REFUSED])
-    assert (found.last_old_s, found.first_new_s) == (9.0, 17.0)
+    assert (found.before_s, found.after_s) == (9.0, 17.0)
     assert found.at_most_s == 8.0
     assert found.at_least_s == pytest.approx(6.5)  # from 9.5, refused to the new name, to 16.0
     assert found.lost == {OLD: 3, NEW: 2}
 
 
-def test_patterns_that_overlap_leave_no_gap() -> None:
-    assert gap([asked(OLD, 1), asked(NEW, 0.5), asked(OLD, 2)], []).at_most_s == 0.0
+def test_an_old_name_that_is_an_alias_does_not_hide_the_gap() -> None:
+    requests = [*(asked(OLD, at / 10) for at in range(10)), *(asked(OLD, at / 10, "http_503") for at in range(10, 40))]
+    requests += [asked((OLD, NEW)[at % 2], at / 10) for at in range(40, 60)]
+    found = gap(requests, [])
+    assert (found.before_s, found.after_s) == (0.9, 4.0)
+    assert found.at_least_s == pytest.approx(2.9)
 
 
-@pytest.mark.parametrize("requests", [[], [asked(OLD, 1)], [asked(NEW, 1)]])
-def test_a_gap_without_both_ends_has_no_length(requests: list[Asked]) -> None:
-    assert gap(requests, []).at_most_s is None
+def test_patterns_that_overlap_leave_no_gap_but_the_probes_spacing() -> None:
+    requests = [asked(OLD, 0.1 * at) for at in range(20)] + [asked(NEW, 0.05 + 0.1 * at) for at in range(15, 30)]
+    refused = [asked(OLD, 0.1 * at, "http_404") for at in range(20, 34)]  # the last one later than any answer
+    found = gap([*requests, *refused], REFUSED)
+    assert found.at_most_s == pytest.approx(0.1)
+    assert found.at_least_s == 0.0
+
+
+@pytest.mark.parametrize(
+    ("requests", "ends"),
+    [
+        ([], (None, None)),
+        ([asked(OLD, 1)], (None, None)),
+        ([asked(OLD, 1, "http_503")], (None, None)),
+        ([asked(OLD, 1), asked(NEW, 1.2), asked(NEW, 2.5, "http_503")], (1.2, None)),
+        ([asked(OLD, 0, "http_503"), asked(NEW, 1.2), asked(NEW, 1.4)], (None, 1.2)),
+    ],
+)
+def test_a_gap_without_both_ends_has_no_length(requests: list[Asked], ends: tuple[float | None, float | None]) -> None:
+    found = gap(requests, [])
+    assert (found.before_s, found.after_s) == ends
+    assert found.at_most_s is None
 
 
 def test_how_the_probe_kept_its_schedule() -> None:

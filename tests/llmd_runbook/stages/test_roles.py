@@ -12,6 +12,7 @@ import llmd_runbook
 from llmd_runbook.clients import kubernetes
 from llmd_runbook.clients.kubernetes import Resource
 from llmd_runbook.profile import PARAMETERS, load
+from llmd_runbook.run import lock
 from llmd_runbook.stages import roles, site
 from tests.llmd_runbook.stages.rendered import servers
 
@@ -89,6 +90,13 @@ def test_nothing_is_permitted_that_nobody_calls(permitted: set[tuple[str, str]])
         ("healthcheckpolicies", "list"),
     }
     assert permitted - called - release - lock - helm - in_loop == set()
+
+
+@pytest.mark.usefixtures("permitted")
+def test_an_operator_may_write_no_other_lease_than_the_lock_of_its_pool() -> None:
+    wanted = roles.operator(load(str(PARAMETERS / "sandbox.yaml")))
+    written = {(need.namespace, need.name) for need in wanted if (need.resource, need.verb) == ("leases", "update")}
+    assert written == {(lock.NAMESPACE, "llmd-runbook-nvidia-t4-pool")}
 
 
 def test_an_observer_changes_nothing_and_sees_no_secret() -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from llmd_runbook.clients.kubernetes import DEPLOYMENTS
-from llmd_runbook.errors import NotFound, UsageError
+from llmd_runbook.clients.kubernetes import DEPLOYMENTS, NAMESPACES
+from llmd_runbook.errors import Conflict, NotFound, UsageError
+from llmd_runbook.plans import Change, Price
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.context import PLAN_ONLY_VARIABLE
-from llmd_runbook.stages import picker_log_level, replica_failure, routing_changes
+from llmd_runbook.stages import picker_log_level, planned, replica_failure, routing_changes
 from llmd_runbook.stages.picker_log_level import ANNOTATION
+from llmd_runbook.stages.planned import Part, require, show_plan
 from tests.llmd_runbook.memory import Memory
 
 CELLS = (
@@ -120,3 +122,61 @@ def test_plan_only_before_stage_03_says_that_nothing_can_be_planned_yet(
     assert attempt.result.approvals == []
     (note,) = attempt.result.notes
     assert note.text.startswith("It depends on the result of stage 03_swap_patterns, so it cannot be approved before")
+
+
+PART = Part(
+    "kill_replica",
+    [Change("replicas", "3", "one fewer")],
+    ["It hurts."],
+    {"pods": 1},
+    {"Deployment d: generation": 4},
+    diffs=["--- d (now)\n+++ d (then)\n-a\n+b"],
+    durations=[("wait for full strength", 60.0, "pattern3.ready_timeout_s")],
+    not_previewed=["Which pod."],
+    not_undone=["Its cache."],
+)
+
+
+def test_the_plan_of_the_parts_says_all_that_a_plan_must_say(
+    open_stage: Callable[[str], StageRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[object] = []
+    monkeypatch.setattr(planned, "show", shown.append)
+    stage = open_stage("05_routing_affinity")
+    show_plan(stage, [PART], [Price("GPU nodes", 3, 3, 0.5)])
+    result = stage.finish()
+    assert [table.title.split(" (")[0] for table in result.tables] == ["Plan", "Dollars per hour", "How long"]
+    assert result.tables[2].rows == [["wait for full strength", 60.0, "pattern3.ready_timeout_s", "not yet"]]
+    said = "\n".join(note.text for note in result.notes)
+    for text in ("It hurts.", "Which pod.", "Its cache."):
+        assert text in said
+    assert "~ d" in repr(shown[0])
+    assert len(result.unapproved) == 1
+
+
+@pytest.mark.parametrize(
+    ("uid", "generation", "said"),
+    [("uid", 4, ""), ("uid", 5, "generation: 4 became 5"), ("other", 4, "cluster: UID: uid became other")],
+)
+def test_right_before_the_change_what_moved_is_named(
+    open_stage: Callable[[str], StageRun], uid: str, generation: int, said: str
+) -> None:
+    kube, stage = Memory(), open_stage("05_routing_affinity")
+    kube.add(NAMESPACES, {"metadata": {"name": "kube-system", "uid": uid}})
+    now = {"Deployment d: generation": generation}
+    if not said:
+        require(stage, kube, PART, now, where="d")
+        return
+    with pytest.raises(Conflict) as refused:
+        require(stage, kube, PART, now, where="d")
+    assert said in (refused.value.reason or "")
+
+
+def test_the_diff_of_the_pickers_deployment_shows_the_flag_and_the_note() -> None:
+    found = picker_log_level.read(deployment("--v", "1"), "llm-d", "epp")
+    (text,) = picker_log_level._diffs(found, "llm-d")
+    added = [line[1:].strip() for line in text.splitlines() if line.startswith("+") and not line.startswith("+++")]
+    assert f"{ANNOTATION}: '1'" in added
+    assert any("4" in line for line in added)
+    left = picker_log_level.read(deployment("--v", "4", note="1"), "llm-d", "epp")
+    assert picker_log_level._diffs(left, "llm-d") == []  # an earlier attempt raised it: it is only put back

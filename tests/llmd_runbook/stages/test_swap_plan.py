@@ -11,7 +11,7 @@ import pytest
 
 from llmd_runbook.clients.gke import OperationState
 from llmd_runbook.clients.kubernetes import DEPLOYMENTS, HTTP_ROUTES, NAMESPACES, NODES, PODS
-from llmd_runbook.errors import ApprovalNeeded, Conflict, Forbidden, UsageError
+from llmd_runbook.errors import ApprovalNeeded, Conflict, Forbidden, ProfileError, UsageError
 from llmd_runbook.plans import Intent
 from llmd_runbook.run import StageRun, begin
 from llmd_runbook.run.context import PLAN_ONLY_VARIABLE
@@ -123,7 +123,25 @@ def test_the_plan_shows_every_object_before_and_after(world: World, monkeypatch:
 
 def test_an_old_name_that_is_an_alias_is_no_refusal(world: World) -> None:
     world.three.args = ["--served-model-name", "b", "a"]
-    assert "Clients that ask for a are answered by b" in "\n".join(note.text for note in world.planned().notes)
+    world.profile_with(new="swap: {old_name: alias}\n")
+    result = world.planned()
+    assert "Clients that ask for a are answered by b" in "\n".join(note.text for note in result.notes)
+    assert rows(result)["clients' model name"] == ["a", "b, a", "change"]
+
+
+@pytest.mark.parametrize(
+    ("args", "swap"),
+    [(["--served-model-name", "b", "a"], "refused"), (["--served-model-name", "b"], "alias"), ([], "alias")],
+)
+def test_an_alias_that_is_announced_and_not_rendered_or_the_other_way_round_is_refused(
+    world: World, args: list[str], swap: str
+) -> None:
+    world.three.args = args
+    world.profile_with(new=f"swap: {{old_name: {swap}}}\n")
+    with pytest.raises(ProfileError, match="say different things of the old model name") as caught:
+        swap_plan.plan(world.open())
+    assert f"swap.old_name: {swap}" in (caught.value.where or "")
+    assert "--served-model-name b a" in (caught.value.remedy or "")
 
 
 def test_a_surge_says_how_many_gpus_more_and_for_how_long(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,6 @@ from tests.llmd_runbook.conftest import Bench
 
 SURGE: dict[str, Any] = {
     "marks": {"moved": 5.0, "serving": 5.4, "drained": 6.0, "removed": 8.0},
-    "old_name_served": False,
     "trouble": "",
 }
 RECREATE: dict[str, Any] = {**SURGE, "marks": {"removed": 3.0, "moved": 6.5, "serving": 7.0}}
@@ -38,13 +38,13 @@ def surged(**errors: str) -> list[Asked]:
     return found
 
 
-def profile_of(bench: Bench, strategy: str) -> Profile:
+def profile_of(bench: Bench, strategy: str, **more: str) -> Profile:
     profile = bench.profile
-    return profile.model_copy(update={"swap": profile.swap.model_copy(update={"strategy": strategy})})
+    return profile.model_copy(update={"swap": profile.swap.model_copy(update={"strategy": strategy, **more})})
 
 
-def judged(bench: Bench, requests: list[Asked], data: dict[str, Any], strategy: str = "surge") -> Check:
-    return losses(requests, announced(profile_of(bench, strategy), data), data, strategy=strategy)
+def judged(bench: Bench, requests: list[Asked], data: dict[str, Any], strategy: str = "surge", **more: str) -> Check:
+    return losses(requests, announced(profile_of(bench, strategy, **more), data), data, strategy=strategy)
 
 
 def test_refusals_as_announced_are_no_losses(bench: Bench) -> None:
@@ -89,9 +89,17 @@ def test_a_probe_that_saw_too_little_proves_nothing(
 
 
 def test_an_alias_must_be_answered(bench: Bench) -> None:
-    found = judged(bench, surged(), {**SURGE, "old_name_served": True})
+    found = judged(bench, surged(), SURGE, old_name="alias")
     assert found.verdict is Verdict.FAIL
-    assert "lost" in found.observed
+    assert "73 of 300 lost" in found.observed  # every one under the old name, from the move on
+    answered = [replace(one, error=None, status=200) if one.model == OLD else one for one in surged()]
+    assert judged(bench, answered, SURGE, old_name="alias").verdict is Verdict.PASS
+
+
+def test_an_alias_does_not_help_those_who_ask_at_an_address_that_is_left(bench: Bench) -> None:
+    profile = profile_of(bench, "surge", old_name="alias")
+    other = profile.model_copy(update={"pattern3": profile.pattern3.model_copy(update={"gateway": "h"})})
+    assert any("the old address is left" in item.why for item in announced(other, SURGE))
 
 
 def recreated(end: str | None = None) -> list[Asked]:
@@ -121,7 +129,7 @@ def test_an_outage_that_does_not_end_fails(bench: Bench) -> None:
     assert judged(bench, requests, RECREATE, "recreate").verdict is Verdict.FAIL
     found = service_gap(requests, gap(requests, said), RECREATE)
     assert found.verdict is Verdict.FAIL
-    assert "none under the new name" in found.observed
+    assert "nothing was answered after it" in found.observed
 
 
 def test_a_gap_of_which_one_end_was_not_seen_is_not_known(bench: Bench) -> None:
