@@ -157,9 +157,14 @@ class Swap(_Section):
 class Load(_Section):
     """The measured load; the same for both patterns, else no ratio is shown."""
 
+    mix: Literal["unique", "service"] = Field(
+        description="`unique`: prompts of `prompt_tokens` that share nothing; `service`: chats under shared system "
+        "prompts, questions about shared documents and unique ones, 5 : 3 : 2, up to 816 tokens",
+        default="unique",
+    )
     requests: Count = Field(description="requests a measurement, warm-up excluded", default=200)
     concurrency: Count = Field(description="requests in flight", default=20)
-    prompt_tokens: Count = Field(description="tokens a prompt, about", default=70)
+    prompt_tokens: Count = Field(description="tokens a prompt, about, with `mix: unique`", default=70)
     output_tokens: Count = Field(description="tokens an answer, exactly (`ignore_eos`)", default=98)
     request_timeout_s: Seconds = Field(description="a slower request is a failed one", default=120)
     scheduler: str = Field(

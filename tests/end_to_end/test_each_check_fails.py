@@ -21,6 +21,7 @@ from llmd_runbook.clients.gke import ENDPOINT_VARIABLE
 from llmd_runbook.clients.inference import Inference
 from llmd_runbook.clients.kubernetes import HTTP_ROUTES, PODS
 from llmd_runbook.errors import ClusterError
+from llmd_runbook.load.background import Background
 from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT
 from llmd_runbook.run import begin
 from llmd_runbook.stages import (
@@ -661,19 +662,48 @@ def test_a_load_that_nobody_answers(bench: Bench) -> None:
     assert found["load.client"].verdict is Verdict.INCONCLUSIVE
 
 
+def baseline_on_pattern_3(bench: Bench, **load: Any) -> str:
+    """A run whose baseline was measured on Pattern 3, as one replica's; which run."""
+    stage = begin("01_review_state", str(bench.file), "new", output=bench.output)
+    one = bench.profile.pattern3.model_copy(update={"replicas": 1})
+    stage.profile = bench.profile.model_copy(
+        update={"pattern1": one, "load": bench.profile.load.model_copy(update=load)}
+    )
+    review_state.baseline(stage)
+    all_pass({check.id: check for check in stage.finish().checks})
+    return stage.run_id
+
+
 @fails("throughput.gain")
-def test_replicas_that_take_one_request_at_a_time(bench: Bench) -> None:
+def test_replicas_that_take_one_request_at_a_time(bench: Bench, tmp_path: Path) -> None:
     """The baseline is measured on the same three replicas while they batch; then each takes one request at a time."""
-    with_batching = begin("01_review_state", str(bench.file), "new", output=bench.output)
-    model = {"pattern1": bench.profile.pattern1.model_copy(update={"model": bench.profile.pattern3.model})}
-    with_batching.profile = bench.profile.model_copy(update=model)
-    review_state.baseline(with_batching)
-    all_pass({check.id: check for check in with_batching.finish().checks})
+    patient = variant(bench, tmp_path, {"client_tolerance: 0.1": "client_tolerance: 0.5"})  # or there is no ratio
+    run = baseline_on_pattern_3(patient)
     with bench.with_arguments("--max-num-seqs=1"):
         bench.answers(bench.profile.pattern3.model)
         calls = (throughput_and_cost.measure, throughput_and_cost.compare)
-        found = bench.judge("06_throughput_and_cost", *calls, run=with_batching.run_id)
-    broken(found, "throughput.gain", "load.client")  # the client's share of a queue's latency is not judged here
+        found = patient.judge("06_throughput_and_cost", *calls, run=run)
+    broken(found, "throughput.gain")
+
+
+@fails("comparison.same_load")
+def test_a_baseline_of_longer_answers(bench: Bench) -> None:
+    run = baseline_on_pattern_3(bench, output_tokens=16)
+    calls = (throughput_and_cost.measure, throughput_and_cost.compare)
+    found = bench.judge("06_throughput_and_cost", *calls, run=run)
+    check = broken(found, "comparison.same_load", "throughput.gain", "load.client")
+    assert "tokens of an answer 16.0 and 8.0" in check.observed
+    assert "not comparable" in found["throughput.gain"].observed
+
+
+@fails("load.littles_law")
+def test_a_load_beside_somebody_elses(bench: Bench) -> None:
+    """More requests in the replicas than were asked for: what was measured is not what this load gets."""
+    target, model = endpoint(bench.kube, "llm-d", bench.profile.pattern3.gateway), bench.profile.pattern3.model
+    with Background(Inference(target, 60), model, in_flight=24, seed=1):
+        calls = (throughput_and_cost.measure, throughput_and_cost.watched)
+        found = bench.judge("06_throughput_and_cost", *calls)
+    assert "somebody else's requests" in broken(found, "load.littles_law", "load.client").observed
 
 
 # --- 07, the end ------------------------------------------------------------------------------------------------

@@ -77,6 +77,19 @@ def digest(prompts: Sequence[Prompt]) -> str:
     return found.hexdigest()
 
 
+def repeated_share(prompts: Sequence[Prompt], parts: Sequence[Part]) -> float:
+    """The part of all words that a cache which was empty before can know: shared texts, from their second use on."""
+    tokens: dict[str, int] = {part.kind: part.shared_tokens for part in parts}
+    seen: set[str] = set()
+    total = repeated = 0
+    for prompt in prompts:
+        total += len(prompt.system.split()) + len(prompt.text.split())
+        if prompt.group in seen:
+            repeated += tokens.get(prompt.group.split()[0], 0)
+        seen.add(prompt.group)
+    return repeated / total
+
+
 def _counts(requests: int, parts: Sequence[Part]) -> list[int]:
     """Largest remainders (Hamilton's method), so that they add up."""
     total = sum(part.weight for part in parts)

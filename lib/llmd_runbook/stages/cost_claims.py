@@ -52,11 +52,11 @@ def figures(stage: StageRun) -> dict[str, Figure]:
     """What this run measured, by the names that the claims use."""
     before = throughput_and_cost.baseline(stage)
     after = throughput_and_cost.load(stage, SAME_PER_REPLICA)
-    one, three = cost_tables.hourly_usd(stage)
+    one, three = throughput_and_cost.hourly_usd(stage)
     found = _of_load("pattern3", after, three)
     if isinstance(before, Measured):
         found |= _of_load("pattern1", before, one)
-    speed_up = throughput_and_cost.ratio(before, after)
+    speed_up = throughput_and_cost.speed_up(stage)
     found["speed_up"] = speed_up
     if isinstance(speed_up, Estimate):
         cost_ratio = break_even(one, three, speed_up).cost_ratio

@@ -29,7 +29,7 @@ _TPU_REPLICAS = 3
 def cost(stage: StageRun) -> Shown:
     """Dollars an hour, a month, a million requests and output tokens: at the throughput measured, and at the demand."""
     profile = stage.profile
-    one, three = hourly_usd(stage)
+    one, three = throughput_and_cost.hourly_usd(stage)
     demand = profile.demand.requests_per_min
     rows: list[Row] = []
     for name, load in throughput_and_cost.named(stage).items():
@@ -89,12 +89,6 @@ def prices(stage: StageRun) -> Shown:
     return stage.table(Table(title="Prices", columns=columns, rows=rows))
 
 
-def hourly_usd(stage: StageRun) -> tuple[float, float]:
-    """Dollars an hour for the GPU nodes of Pattern 1 and of Pattern 3, one a replica."""
-    price = stage.profile.prices.gpu_node_usd_per_hour
-    return stage.profile.pattern1.replicas * price, stage.profile.pattern3.replicas * price
-
-
 def rates(load: Measured) -> tuple[Estimate | Refusal, Estimate | Refusal]:
     """Requests and output tokens a second with their interval, which few answers leave open; or why there is none."""
     found = load.throughput
@@ -115,7 +109,7 @@ def capacities(stage: StageRun) -> tuple[Estimate | Refusal, Estimate | Refusal]
 def node_options(stage: StageRun) -> list[NodeOption]:
     """The ways to run the patterns that the guide compares."""
     profile, used = stage.profile, stage.profile.prices
-    one, three = hourly_usd(stage)
+    one, three = throughput_and_cost.hourly_usd(stage)
     before = throughput_and_cost.baseline(stage)
     first = (before, before) if isinstance(before, Refusal) else rates(before)
     second = rates(_pattern3(stage))
@@ -151,9 +145,8 @@ def _tpu_note(tpu_usd_per_hour: float | None, usd_per_hour: float, rate: Estimat
 
 
 def _break_even_note(stage: StageRun) -> None:
-    one, three = hourly_usd(stage)
-    before = throughput_and_cost.baseline(stage)
-    speed_up = throughput_and_cost.ratio(before, _pattern3(stage))
+    one, three = throughput_and_cost.hourly_usd(stage)
+    speed_up = throughput_and_cost.speed_up(stage)
     title = "Is Pattern 3 cheaper by the request?"
     if isinstance(speed_up, Refusal):
         stage.note(title, f"No cost ratio: {speed_up.reason}.")

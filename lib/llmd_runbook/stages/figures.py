@@ -17,7 +17,7 @@ from llmd_runbook.analysis.what_if import Outcome, weights_text
 from llmd_runbook.stages.measurement import Measured
 
 _COLOURS = ("#6b7280", "#2563eb", "#0d9488")
-_CURVES = ("#2563eb", "#c2410c", "#0d9488", "#7c3aed", "#ca8a04", "#be185d")
+CURVES = ("#2563eb", "#c2410c", "#0d9488", "#7c3aed", "#ca8a04", "#be185d")
 _LINEAR_QUEUE = 50
 """A longer queue hides the short ones on a linear scale."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -83,11 +83,11 @@ def what_if(outcomes: Sequence[Outcome]) -> Png:
         ("requests waiting at the chosen replica, p95", lambda outcome: outcome.queue_p95),
     ]
     for axes, (label, value) in zip(panels.flat, parts, strict=True):
-        for (name, found), colour, marker in zip(curves.items(), cycle(_CURVES), cycle(_MARKERS)):
+        for (name, found), colour, marker in zip(curves.items(), cycle(CURVES), cycle(_MARKERS)):
             _curve(axes, [(o.scenario.replicas, value(o)) for o in found], colour, marker, name)
         _frame(axes, label, sorted({outcome.scenario.replicas for outcome in outcomes}))
     hits, shares, _, queues = panels.flat
-    for found, colour in zip(curves.values(), cycle(_CURVES)):
+    for found, colour in zip(curves.values(), cycle(CURVES)):
         believed = [100 * outcome.believed_hit_rate for outcome in found]
         hits.plot([o.scenario.replicas for o in found], believed, ":", color=colour, linewidth=1.2)
     hits.set_ylim(0, 104)
@@ -154,7 +154,7 @@ def node_options(options: Sequence[tuple[NodeOption, OptionCost]], *, demand_per
     for row, (_, cost) in enumerate(options):
         _dot(right, row - 0.12, cost.usd_per_1m_requests, _COLOURS[2], "s", "at the measured capacity")
         if demand_per_min is not None and cost.at_demand != cost.usd_per_1m_requests:
-            _dot(right, row + 0.12, cost.at_demand, _CURVES[1], "D", f"at {demand_per_min:g} requests/min")
+            _dot(right, row + 0.12, cost.at_demand, CURVES[1], "D", f"at {demand_per_min:g} requests/min")
     right.set_xscale("log")
     right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     right.xaxis.set_major_formatter(FuncFormatter(lambda usd, _: f"{usd:g}"))

@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean
 from typing import Any
 
+from llmd_runbook.analysis.comparison import Conditions, Load
 from llmd_runbook.analysis.latency import Estimate, Refusal, Throughput, closed_loop_throughput, percentile
+from llmd_runbook.analysis.picker_flags import flag
 from llmd_runbook.clients.inference import Endpoint
+from llmd_runbook.clients.kubernetes import Object
+from llmd_runbook.clients.metrics import Scraper, Snapshot
+from llmd_runbook.errors import NotFound
 from llmd_runbook.load.calibrate import ClientError, calibrate, invalid
 from llmd_runbook.load.fleet import Fleet
 from llmd_runbook.load.measure import measure as run_load
+from llmd_runbook.load.mixes import SERVICE, digest, mixed, repeated_share
 from llmd_runbook.load.plan import Closed, Plan, Prompt
 from llmd_runbook.load.prompts import unique
 from llmd_runbook.load.samples import LoadResult, Progress
-from llmd_runbook.profile import Profile
+from llmd_runbook.load.watch import Readings, Watch
+from llmd_runbook.profile import Pattern, Profile
 from llmd_runbook.run import StepHandle
+from llmd_runbook.stages import site
+from llmd_runbook.topology import pool_view, replicas
 from llmd_runbook.verdicts import Table
 
 PERCENTILES = (0.5, 0.95, 0.99)
+_WARM = 0.05
+"""More hits than the load's own sharing explains, by this part of its tokens, were in the caches before."""
 
 
 @dataclass(frozen=True)
 class Measured:
     """A load and what came of it. Latencies in seconds, of good answers only; failures are counted beside them.
 
-    `lost_workers` are machines that were to send a part of it and brought nothing.
+    Attributes:
+        throughput: of the steady window, or why there is none.
+        conditions: under what it was measured; that of the client is not known here.
+        seed: of its prompts.
+        readings: the replicas' own metrics beside it.
+        lost_workers: machines that were to send a part of it and brought nothing.
     """
 
     concurrency: int
@@ -34,6 +53,9 @@ class Measured:
     throughput: Throughput | Refusal
     failures_by_kind: dict[str, int]
     client_lag_p99_s: float
+    conditions: Conditions = field(default_factory=Conditions)
+    seed: int = 0
+    readings: Readings = field(default_factory=Readings)
     lost_workers: list[str] = field(default_factory=list)
 
     @property
@@ -54,57 +76,110 @@ class Measured:
         """All of it as JSON values, which `restored` reads."""
         return asdict(self)
 
+    def compared(self, client: str | None) -> Load:
+        """What a comparison takes of it; `client` says why it shows the client, and is empty when it does not."""
+        return Load(
+            conditions=replace(self.conditions, client=client),
+            failed=self.failed,
+            throughput=self.throughput,
+            samples={"latency": self.latencies_s, "ttft": self.ttfts_s},
+        )
 
-def restored(data: dict[str, Any]) -> Measured:
+
+def restored(data: Mapping[str, Any]) -> Measured:
     """What `Measured.data` wrote."""
     found = data["throughput"]
     throughput = Refusal(**found) if "reason" in found else Throughput(**{**found, "done_s": tuple(found["done_s"])})
-    return Measured(**{**data, "throughput": throughput})
+    parts = {"conditions": Conditions(**data["conditions"]), "readings": Readings(**data["readings"])}
+    return Measured(**{**data, "throughput": throughput, **parts})
+
+
+def fresh_seed() -> int:
+    """A seed that no earlier load had, so that its prompts are in no cache; the record keeps it."""
+    return secrets.randbelow(2**31)
 
 
 def measure(
     profile: Profile,
     target: Endpoint,
-    model: str,
+    pattern: Pattern,
     concurrency: int,
     step: StepHandle,
     *,
     seed: int,
     scale: int = 1,
 ) -> Measured:
-    """Put the profile's load on a model: `scale` times its requests, the first `concurrency` of them warm-up.
+    """Put the profile's load on a pattern: `scale` times its requests, the first `concurrency` of them warm-up.
 
     Raises:
         ToolError: the load generator broke.
         UsageError, Unreachable: of the scheduler that the profile names.
     """
+    sent = prompts(profile, concurrency, seed=seed, scale=scale)
     plan = Plan(
         url=target.url,
         headers=target.headers,
         ca_file=target.ca_file,
-        model=model,
-        prompts=prompts(profile, concurrency, seed=seed, scale=scale),
+        model=pattern.model,
+        prompts=sent,
         output_tokens=profile.load.output_tokens,
         arrival=Closed(concurrency=concurrency),
         request_timeout_s=profile.load.request_timeout_s,
     )
-
-    if profile.load.scheduler:
-        with Fleet(profile.load.scheduler) as fleet:
-            found = fleet.measure(plan, step.progress)
-        lost = [f"{worker.address} ({worker.requests} requests): {worker.error}" for worker in found.lost]
-        return replace(summarised(found.result, concurrency), lost_workers=lost)
-
-    def show(now: Progress) -> None:
-        text = f"{now.ended} of {now.total} requests, {now.failed} failed"
-        step.progress(text, done=now.ended, total=now.total)
-
-    return summarised(run_load(plan, show), concurrency)
+    servers = _Servers(profile, pattern)
+    lost: list[str] = []
+    with Watch(servers.read) as watch:
+        if profile.load.scheduler:
+            with Fleet(profile.load.scheduler) as fleet:
+                split = fleet.measure(plan, step.progress)
+            lost = [f"{worker.address} ({worker.requests} requests): {worker.error}" for worker in split.lost]
+            result = split.result
+        else:
+            result = run_load(plan, lambda now: _show(step, now))
+    readings = watch.readings(result.started_s)
+    conditions = Conditions(
+        prompts=digest(sent),
+        recipe=recipe(profile),
+        requests=len(sent) - concurrency,
+        prompt_tokens=_mean([sample.prompt_tokens for sample in result.good]),
+        output_tokens=_mean([sample.output_tokens for sample in result.good]),
+        arrival="closed loop",
+        in_flight=concurrency,
+        replicas=pattern.replicas,
+        cache=_cache(readings.hit_share, sent),
+        model=pattern.model,
+        context_tokens=servers.context_tokens,
+    )
+    found = summarised(result, concurrency)
+    return replace(found, conditions=conditions, seed=seed, readings=readings, lost_workers=lost)
 
 
 def prompts(profile: Profile, concurrency: int, *, seed: int, scale: int = 1) -> list[Prompt]:
     """The very prompts that `measure` sends with these arguments, warm-up first."""
-    return unique(profile.load.requests * scale + concurrency, profile.load.prompt_tokens, seed=seed)
+    count = profile.load.requests * scale + concurrency
+    if profile.load.mix == "service":
+        return mixed(count, SERVICE, seed=seed)
+    return unique(count, profile.load.prompt_tokens, seed=seed)
+
+
+def recipe(profile: Profile) -> str:
+    """How the load's prompts are made, in words; equal for loads that differ in number and seed only."""
+    if profile.load.mix == "unique":
+        return f"unique, {profile.load.prompt_tokens} tokens each"
+    kinds = [
+        f"{part.weight:g} {part.kind}"
+        + (f" ({part.shared} shared texts of {part.shared_tokens} tokens" if part.shared else " (")
+        + f"{' and ' if part.shared else ''}{part.own_tokens[0]} to {part.own_tokens[1]} of their own)"
+        for part in SERVICE
+    ]
+    return " : ".join(kinds)
+
+
+def longest_prompt_tokens(profile: Profile) -> int:
+    """The longest prompt of the load."""
+    if profile.load.mix == "service":
+        return max(part.shared_tokens + part.own_tokens[1] for part in SERVICE)
+    return profile.load.prompt_tokens
 
 
 def summarised(result: LoadResult, warmup: int) -> Measured:
@@ -192,3 +267,58 @@ def shown(found: Estimate | Refusal, digits: int = 3) -> str:
 
 def _rates(rate: Throughput) -> list[str | int | float | None]:
     return [round(rate.requests_per_s, 2), round(rate.output_tokens_per_s, 1)]
+
+
+def _show(step: StepHandle, now: Progress) -> None:
+    step.progress(f"{now.ended} of {now.total} requests, {now.failed} failed", done=now.ended, total=now.total)
+
+
+def _mean(counts: Sequence[int | None]) -> float | None:
+    """The mean of the server's counts; None where it gave none for some."""
+    known = [count for count in counts if count is not None]
+    return fmean(known) if known and len(known) == len(counts) else None
+
+
+def _cache(hit_share: float | None, sent: Sequence[Prompt]) -> str | None:
+    """Whether more was found in the caches than the load itself put there."""
+    if hit_share is None:
+        return None
+    return "cold" if hit_share <= repeated_share(sent, SERVICE) + _WARM else "warm"
+
+
+class _Servers:
+    """The replicas of a pattern, looked up at the first reading."""
+
+    def __init__(self, profile: Profile, pattern: Pattern) -> None:
+        self.context_tokens: int | None = None
+        self._profile, self._pattern = profile, pattern
+        self._pods: list[Object] = []
+        self._scraper: Scraper | None = None
+
+    def read(self) -> dict[str, Snapshot]:
+        """One snapshot a replica.
+
+        Raises:
+            ClusterError: the pool or a replica cannot be read.
+        """
+        if self._scraper is None:
+            kube, namespace = site.kubernetes(self._profile), self._profile.namespace
+            pool = pool_view(kube, namespace, self._pattern.inference_pool)
+            if pool is None:
+                raise NotFound("there is no InferencePool", where=f"{namespace}/{self._pattern.inference_pool}")
+            self._pods = [item.manifest for item in replicas(kube, namespace, pool) if item.ready]
+            self.context_tokens = _context_tokens(self._pods)
+            self._scraper = Scraper(kube, pool.target_port)
+        return self._scraper.all(self._pods)
+
+
+def _context_tokens(pods: Sequence[Object]) -> int | None:
+    """`--max-model-len` of the replicas; None where they do not say, or not the same."""
+    said = set()
+    for pod in pods:
+        words = [
+            word for item in pod["spec"]["containers"] for word in [*item.get("command", []), *item.get("args", [])]
+        ]
+        said.add(flag(words, "max-model-len"))
+    length = said.pop() if len(said) == 1 else None
+    return int(length) if length and length.isdigit() else None

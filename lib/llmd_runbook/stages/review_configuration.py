@@ -11,7 +11,7 @@ from llmd_runbook.errors import Forbidden, NotFound, ToolError
 from llmd_runbook.profile import Pattern, Profile
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown
-from llmd_runbook.stages import site
+from llmd_runbook.stages import measurement, site
 from llmd_runbook.stages.review_settings import (
     ServerSettings,
     gpu_deployments,
@@ -178,7 +178,8 @@ def judge_branch(found: Mapping[str, Rendered]) -> Check:
 
 def judge_values(found: Mapping[str, Rendered], profile: Profile) -> Check:
     """The model servers are the ones that the profile describes."""
-    longest = max(profile.load.prompt_tokens + profile.load.output_tokens, profile.affinity.prefix_tokens + 1)
+    sent = measurement.longest_prompt_tokens(profile) + profile.load.output_tokens
+    longest = max(sent, profile.affinity.prefix_tokens + 1)
     wrong, unknown = [], []
     for title, item in found.items():
         if item.servers is None:

@@ -184,7 +184,8 @@ def baseline(stage: StageRun) -> Shown:
     with stage.step("measure Pattern 1") as step:
         kube = site.kubernetes(profile)
         target = endpoint(kube, profile.namespace, profile.pattern1.gateway, profile.route.url)
-        measured = measurement.measure(profile, target, profile.pattern1.model, profile.load.concurrency, step, seed=1)
+        in_flight, seed = profile.load.concurrency, measurement.fresh_seed()
+        measured = measurement.measure(profile, target, profile.pattern1, in_flight, step, seed=seed)
         step.ok(f"{measured.succeeded} answers, {measured.failed} failures")
     stage.check(
         BASELINE.judge(

@@ -25,7 +25,7 @@ from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown
 from llmd_runbook.stages import cost_tables, figures, measurement, site, throughput_and_cost
 from llmd_runbook.stages.measurement import Measured
-from llmd_runbook.stages.throughput_and_cost import SAME_PER_REPLICA, load_seed
+from llmd_runbook.stages.throughput_and_cost import SAME_PER_REPLICA
 from llmd_runbook.topology import picker, pool_view, replicas
 from llmd_runbook.verdicts import Table
 
@@ -40,6 +40,8 @@ GUIDE_CAPACITY_PER_MIN = 95
 Row = dict[str, Any]
 _SPREADS = ("requests_per_s", "queue_mean", "queue_p95", "hit_rate", "imbalance", "moves")
 _GUIDE_WEIGHTS = {PREFIX_SCORER: 3.0, KV_SCORER: 2.0, QUEUE_SCORER: 2.0}
+_LEAST_READINGS, _CONSISTENTLY = 10, 0.9
+"""Of the queues: fewer say nothing; in so great a part of them a queue must be too long."""
 _OFF = 0.25
 """Beyond this part of the measured throughput the model's values are worth no more than their shape."""
 
@@ -65,8 +67,13 @@ def scaling(stage: StageRun) -> Shown:
     stage.note(
         "What was replayed",
         f"The load with the most requests in flight, by weights {weights_text(rules)} ({source}), "
-        f"{blocks:,} cache blocks a replica ({cache}). Its prompts share nothing, so that no hit is to be found and "
-        "nothing can move: replay a trace of your own traffic by `llmd-runbook routing what-if FILE`.",
+        f"{blocks:,} cache blocks a replica ({cache}). "
+        + (
+            "Its prompts share nothing, so that no hit is to be found and nothing can move: replay a trace of your own "
+            "traffic by `llmd-runbook routing what-if FILE`."
+            if stage.profile.load.mix == "unique"
+            else f"Its prompts: {measurement.recipe(stage.profile)}."
+        ),
     )
     price = stage.profile.prices.gpu_node_usd_per_hour
     rows: list[list[str | int | float | None]] = [
@@ -151,7 +158,7 @@ def advise(stage: StageRun) -> Shown:
 
 def _situation(stage: StageRun) -> Situation:
     profile = stage.profile
-    one, three = cost_tables.hourly_usd(stage)
+    one, three = throughput_and_cost.hourly_usd(stage)
     capacity1, capacity3 = cost_tables.capacities(stage)
     return Situation(
         demand_per_min=profile.demand.requests_per_min,
@@ -160,7 +167,7 @@ def _situation(stage: StageRun) -> Situation:
         pattern3_usd_per_month=per_month(three),
         capacity1_per_s=capacity1,
         capacity3_per_s=capacity3,
-        speed_up=throughput_and_cost.ratio(throughput_and_cost.baseline(stage), _load(stage)),
+        speed_up=throughput_and_cost.speed_up(stage),
         replicas=profile.pattern3.replicas,
     )
 
@@ -189,11 +196,24 @@ def _to_scale(stage: StageRun, situation: Situation, here: Row) -> list[Criterio
         Criterion(
             SCALE,
             f"queue depth consistently above {GUIDE_QUEUE}",
-            "not measured",
-            Answer.OPEN,
-            f"nothing; the model has {_shown(here['queue_mean'], 1)} waiting on average",
+            *_queue(load),
+            f"the model has {_shown(here['queue_mean'], 1)} waiting on average",
         ),
     ]
+
+
+def _queue(load: Measured) -> tuple[str, Answer]:
+    """What the replicas said of their queues, and whether one was longer than the guide wants nearly all the time."""
+    rate = load.throughput
+    if isinstance(rate, Refusal):
+        return f"not measured: {rate.reason}", Answer.OPEN
+    queues = load.readings.queues(rate.start_s, rate.start_s + rate.window_s)
+    if len(queues) < _LEAST_READINGS:
+        return f"not measured: {load.readings.trouble or f'{len(queues)} readings'}", Answer.OPEN
+    share = sum(queue > GUIDE_QUEUE for queue in queues) / len(queues)
+    answer = Answer.MET if share >= _CONSISTENTLY else Answer.NOT_MET if share <= 1 - _CONSISTENTLY else Answer.OPEN
+    said = f"longest queue of a replica: median {median(queues):.0f}, most {max(queues):.0f}, n={len(queues)}"
+    return f"{said}; above {GUIDE_QUEUE} in {share:.0%}", answer
 
 
 def _measured_rate(rate: Throughput | Refusal, load: Measured) -> str:
@@ -273,10 +293,10 @@ def _requests(stage: StageRun) -> list[PromptRequest]:
     """The very requests of the load with the most in flight; in a closed loop all are due at once."""
     profile, scale = stage.profile, stage.profile.pattern3.replicas
     in_flight = profile.load.concurrency * scale
-    sent = measurement.prompts(profile, in_flight, seed=load_seed(scale), scale=scale)
+    sent = measurement.prompts(profile, in_flight, seed=_load(stage).seed, scale=scale)
     return prompt_requests(
         profile.pattern3.model,
-        [prompt.text for prompt in sent],
+        [f"{prompt.system} {prompt.text}" if prompt.system else prompt.text for prompt in sent],
         output_tokens=profile.load.output_tokens,
         arrivals_s=[0.0] * len(sent),
     )

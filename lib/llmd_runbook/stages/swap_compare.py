@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from llmd_runbook.clients.inference import Endpoint
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages import measurement
+from llmd_runbook.stages.measurement import Measured
 
 KEY = "interleaved"
 """Where `stage.data` has the figures: one entry a measurement, in the order in which they were made."""
@@ -20,9 +24,19 @@ def measure(stage: StageRun, old: Endpoint, new: Endpoint) -> None:
     kept = stage.data.setdefault(KEY, [])
     for number in range(profile.swap.compare_rounds):
         turns = [("pattern1", profile.pattern1, old), ("pattern3", profile.pattern3, new)]
-        for place, (name, pattern, target) in enumerate(turns if number % 2 == 0 else reversed(turns)):
+        seed = measurement.fresh_seed()  # the same prompts for both: each has caches of its own
+        for name, pattern, target in turns if number % 2 == 0 else reversed(turns):
             with stage.step(f"measure {name} beside the other, round {number + 1}") as step:
-                seed = 100 + 2 * number + place  # prompts that no cache has yet
-                found = measurement.measure(profile, target, pattern.model, profile.load.concurrency, step, seed=seed)
+                found = measurement.measure(profile, target, pattern, profile.load.concurrency, step, seed=seed)
                 step.ok(f"{found.succeeded} answers, {found.failed} failures")
-            kept.append({"round": number + 1, "pattern": name, "seed": seed, **found.data()})
+            kept.append({"round": number + 1, "pattern": name, **found.data()})
+
+
+def pairs(kept: Sequence[Mapping[str, Any]]) -> list[tuple[Measured, Measured]]:
+    """Pattern 1 and Pattern 3 of every whole round, from what `measure` left in the record."""
+    rounds: dict[int, dict[str, Measured]] = {}
+    for entry in kept:
+        figures = {key: value for key, value in entry.items() if key not in ("round", "pattern")}
+        rounds.setdefault(entry["round"], {})[entry["pattern"]] = measurement.restored(figures)
+    whole = [found for _, found in sorted(rounds.items()) if len(found) == 2]
+    return [(found["pattern1"], found["pattern3"]) for found in whole]

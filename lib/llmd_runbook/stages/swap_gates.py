@@ -116,7 +116,7 @@ def _latency(stage: StageRun, target: Endpoint) -> Check | None:
     profile = stage.profile
     short = profile.model_copy(update={"load": profile.load.model_copy(update={"requests": _REQUESTS})})
     with stage.step("put stage 01's load on Pattern 3") as step:
-        found = measurement.measure(short, target, profile.pattern3.model, base.concurrency, step, seed=3)
+        found = measurement.measure(short, target, profile.pattern3, base.concurrency, step, seed=3)
         step.ok(f"{found.succeeded} answers, {found.failed} failures")
     stage.data["gate_load"] = found.data()
     old, new = percentile(base.latencies_s, 0.95), percentile(found.latencies_s, 0.95)

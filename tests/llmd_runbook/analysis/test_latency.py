@@ -16,6 +16,7 @@ from llmd_runbook.analysis.latency import (
     least_samples,
     paired_ratio,
     percentile,
+    percentile_ratio,
     single_ratio,
     sustained_rate,
 )
@@ -98,7 +99,7 @@ def poisson_run(rate: float, seed: int, window_s: float = 60.0) -> Throughput:
     rng, done, now = random.Random(seed), [], 0.0
     while (now := now + rng.expovariate(rate)) < window_s:
         done.append(now)
-    return Throughput(len(done) / window_s, 0.0, window_s, len(done), 5, tuple(done))
+    return Throughput(len(done) / window_s, 0.0, window_s, len(done), 5, tuple(done), 0.0, 1.0, 1.0)
 
 
 def test_single_ratio_holds_the_truth_and_names_what_it_cannot_tell_apart() -> None:
@@ -115,7 +116,7 @@ def test_single_ratio_holds_the_truth_and_names_what_it_cannot_tell_apart() -> N
 def batched_run(seconds: list[float], in_flight: int) -> Throughput:
     ends = np.cumsum(seconds)
     done = tuple(float(end) for end in ends for _ in range(in_flight))
-    return Throughput(len(done) / float(ends[-1]), 0.0, float(ends[-1]), len(done), in_flight, done)
+    return Throughput(len(done) / float(ends[-1]), 0.0, float(ends[-1]), len(done), in_flight, done, 0.0, 1.0, 1.0)
 
 
 def test_answers_that_end_together_do_not_widen_the_interval() -> None:
@@ -153,3 +154,26 @@ def test_the_interval_of_a_sustained_rate_covers_the_truth() -> None:
         assert found.high is not None
         covered += found.low <= 5 <= found.high
     assert covered >= 51  # 95 % of 60 are 57; fewer than 51 come by chance once in 100,000
+
+
+def test_the_ratio_of_two_percentiles_covers_the_true_one() -> None:
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(200):
+        before, after = rng.lognormal(0, 0.5, 200), 0.7 * rng.lognormal(0, 0.5, 200)
+        found = percentile_ratio(before.tolist(), after.tolist(), 0.95)
+        assert isinstance(found, Estimate)
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 0.7 <= found.high
+    assert covered >= 190
+
+
+def test_few_samples_leave_the_ratios_end_open_or_refuse_it() -> None:
+    found = percentile_ratio([1.0 + n / 100 for n in range(60)], [2.0 + n / 100 for n in range(200)], 0.95)
+    assert isinstance(found, Estimate)
+    assert found.low is None  # 60 samples do not bound their p95 at 97.5 %
+    assert found.high is not None
+    refused = percentile_ratio([1.0] * 58, [1.0] * 200, 0.95)
+    assert refused == Refusal("p95 needs 59 samples, there are 58")
+    assert isinstance(percentile_ratio([0.0] * 200, [1.0] * 200, 0.5), Refusal)

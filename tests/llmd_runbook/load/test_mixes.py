@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmd_runbook.load.mixes import SERVICE, Part, digest, mixed
+from llmd_runbook.load.mixes import SERVICE, Part, digest, mixed, repeated_share
+from llmd_runbook.load.prompts import unique
 
 
 def test_parts_have_their_weights_and_lengths() -> None:
@@ -68,3 +69,10 @@ def test_an_impossible_part_is_refused(wrong: dict[str, Any]) -> None:
     Part(**GOOD)
     with pytest.raises(ValueError, match=r"weight|share|range"):
         Part(**GOOD | wrong)
+
+
+def test_what_an_empty_cache_can_know_is_the_repeated_beginnings() -> None:
+    part = Part("rag", weight=1, shared=1, shared_tokens=90, own_tokens=(10, 10))
+    assert repeated_share(mixed(10, [part], seed=1), [part]) == pytest.approx(9 * 90 / (10 * 100))
+    assert repeated_share(unique(10, 70, seed=1), SERVICE) == 0
+    assert 0.5 < repeated_share(mixed(200, SERVICE, seed=1), SERVICE) < 0.9

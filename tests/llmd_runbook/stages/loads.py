@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import math
 
+from llmd_runbook.analysis.comparison import Conditions
 from llmd_runbook.analysis.latency import Refusal, Throughput
+from llmd_runbook.load.watch import Readings
 from llmd_runbook.stages.measurement import Measured
 
 
 def load(
-    rate: float, concurrency: int = 20, *, failures: dict[str, int] | None = None, refused: str = "", blocks: int = 10
+    rate: float,
+    concurrency: int = 20,
+    *,
+    failures: dict[str, int] | None = None,
+    refused: str = "",
+    blocks: int = 10,
+    held: float | None = None,
 ) -> Measured:
-    """`rate` requests a second in uneven blocks, 98 tokens each, latencies spread around concurrency / rate."""
+    """`rate` requests a second in uneven blocks, 98 tokens each, latencies spread around concurrency / rate.
+
+    Twenty in flight a replica, and the replicas hold as many or `held` of them; fewer in flight are one replica's.
+    """
     count = blocks * concurrency
     done = tuple((number + 5 * math.sin(number / 10)) / rate for number in range(1, count + 1))
-    found = Throughput(rate, 98 * rate, count / rate, count, concurrency, done)
-    middle = concurrency / rate
+    middle, window_s = concurrency / rate, count / rate
+    found = Throughput(rate, 98 * rate, window_s, count, concurrency, done, 0.0, middle, 1.1 * middle)
+    running = [concurrency - 1 if held is None else held] * 20
     return Measured(
         concurrency=concurrency,
         requests=count,
@@ -24,4 +36,25 @@ def load(
         throughput=Refusal(refused) if refused else found,
         failures_by_kind=failures or {},
         client_lag_p99_s=0.001,
+        conditions=Conditions(
+            prompts=64 * "a",
+            recipe="unique, 70 tokens each",
+            requests=200,
+            prompt_tokens=70.0,
+            output_tokens=98.0,
+            arrival="closed loop",
+            in_flight=concurrency,
+            replicas=max(1, concurrency // 20),
+            cache="cold",
+            model="m",
+            context_tokens=2048,
+        ),
+        seed=7,
+        readings=Readings(
+            at_s=[window_s * number / 20 for number in range(20)],
+            running={"one-abc": running},
+            waiting={"one-abc": [0.0] * 20},
+            kv_usage={"one-abc": [0.25] * 20},
+            hit_share=0.0,
+        ),
     )

@@ -8,12 +8,13 @@ import pytest
 
 from llmd_runbook.analysis.latency import Estimate, Refusal, Throughput
 from llmd_runbook.clients.inference import Endpoint
+from llmd_runbook.errors import Unreachable
 from llmd_runbook.load.calibrate import ClientError
 from llmd_runbook.load.fleet import FleetResult, Worker
 from llmd_runbook.load.plan import Closed, Plan
 from llmd_runbook.load.samples import Client, LoadResult, Sample
 from llmd_runbook.run import StageRun
-from llmd_runbook.stages import measurement
+from llmd_runbook.stages import measurement, site
 from llmd_runbook.stages.measurement import client_bound, restored, shown, summarised, table
 from tests.llmd_runbook.conftest import Bench
 from tests.llmd_runbook.stages.loads import load
@@ -117,6 +118,10 @@ def test_a_load_without_one_of_its_machines_is_another_load(bench: Bench) -> Non
     assert "10.0.0.2:4000 (30 requests)" in said
 
 
+def unreachable(_: object) -> None:
+    raise Unreachable("no answer from the API server")
+
+
 class Machines:
     """A fleet that was measured before."""
 
@@ -144,13 +149,15 @@ def test_a_profile_with_a_scheduler_measures_from_its_workers(
     bench: Bench, open_stage: Callable[[str], StageRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measurement, "Fleet", Machines)
+    monkeypatch.setattr(site, "kubernetes", unreachable)
     many = bench.profile.load.model_copy(update={"scheduler": "tcp://scheduler:8786"})
     profile = bench.profile.model_copy(update={"load": many})
     stage = open_stage("06_throughput_and_cost")
     with stage.step("measure") as step:
-        found = measurement.measure(profile, Endpoint("http://gateway"), "m", 2, step, seed=1)
+        found = measurement.measure(profile, Endpoint("http://gateway"), profile.pattern3, 2, step, seed=1)
         assert found.lost_workers == ["tcp://b:2 (6 requests): killed"]
         assert found.succeeded == 10
+        assert found.readings.trouble == "no answer from the API server"
         assert measurement.client_error(profile, found, step) == error(0.25)
 
 
