@@ -27,13 +27,18 @@ check: $(VENV)/.dev ## style, types, layers, notebooks
 
 test: $(VENV)/.dev ## unit tests, the whole migration on a sandbox, and the notebooks against their stored outputs
 	@$(BIN)/llmd-sandbox build  # outside the tests, whose time is limited
-	$(BIN)/pytest
+# Two files at a time, in the order of their names: those that wait for sandboxes come first, units fill in.
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-vllm: $(VENV)/.dev ## the simulator against the real vLLM on CPU, and the notebooks on it (6 GB of disk, 6.5 GB of memory)
+test-vllm: $(VENV)/.dev ## the simulator against the real vLLM on CPU, and the notebooks on it (VLLM=contract or VLLM=notebooks: a part of it)
 	@$(BIN)/llmd-sandbox build --engine vllm
 # Two runs of pytest: the engines that are compared end with the first.
+ifneq ($(VLLM),notebooks)
 	$(BIN)/pytest -m vllm tests/vllm/test_contract.py tests/vllm/test_prefix_cache.py
-	$(BIN)/pytest -m vllm --capture=no tests/vllm/test_notebooks.py
+endif
+ifneq ($(VLLM),contract)
+	LLMD_EVERYTHING_REAL=docs/everything-real.md $(BIN)/pytest -m vllm --capture=no tests/vllm/test_notebooks.py
+endif
 
 test-picker: $(VENV)/.dev ## stages 01 to 05 through a real endpoint picker: LLMD_SANDBOX_EPP=/path/to/epp
 	@$(BIN)/llmd-sandbox build --picker

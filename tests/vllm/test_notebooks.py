@@ -24,6 +24,7 @@ from llmd_sandbox import given, processes
 from llmd_sandbox.images import vllm_cpu
 from tests.end_to_end.conftest import PROGRAMS
 from tests.picker.generation import prepare
+from tests.vllm import everything_real
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(3600)]
 
@@ -123,6 +124,9 @@ def test_what_it_took(migration: Migration) -> None:
     assert watch.count > 10
     print(f"\nseven notebooks on real vLLM: {migration.duration_s:.0f} s, sandbox's start and end included")
     print(f"peak memory {watch.bytes / 1e9:.1f} GB (PSS) in {watch.count} processes of the sandbox")
+    if WITH_PICKER and (named := os.environ.get(everything_real.PAGE)):
+        shown = everything_real.page(migration.run, took_s=migration.duration_s, peak_bytes=watch.bytes)
+        Path(named).write_text(shown)
 
 
 def _pss(pid: int) -> int:

@@ -1,0 +1,69 @@
+"""The page on a run in which everything was real but the GPU, made from the run's record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import datetime
+
+from llmd_runbook.manifest import Run, StageRecord
+from llmd_runbook.verdicts import Verdict
+
+PAGE = "LLMD_EVERYTHING_REAL"
+"""Environment variable that names the file to write the page to."""
+
+_SHOWN = ("04_verify", "05_routing_affinity", "06_throughput_and_cost")
+
+
+def page(run: Run, *, took_s: float, peak_bytes: int) -> str:
+    """Parts, verdicts by stage, and what the checks of stages 04 to 06 saw.
+
+    Args:
+        run: the record; every stage has an attempt that ended.
+        took_s: the sandbox's start and end included.
+        peak_bytes: of all processes of the sandbox, shared pages counted once.
+    """
+    lines = [
+        "# The seven notebooks with everything real but the GPU",
+        "",
+        "Written by `LLMD_SANDBOX_EPP=/path/to/epp make test-vllm` from the record of the run that it made.",
+        "",
+        f"Run {run.id}, profile {run.profile.name}, {run.started:%Y-%m-%d %H:%M} UTC, commit {_commit(run)}, "
+        f"{os.cpu_count()} processors: {took_s / 60:.1f} minutes, {peak_bytes / 1e9:.1f} GB of memory at most. "
+        f"Verdict: {run.verdict}.",
+        "",
+        "What every notebook of it says in its header; no number below is a real GPU's:",
+        "",
+        *_table(("part", "what it was"), run.cluster.real.items()),
+        "",
+        *_table(("stage", "verdict", "checks passed", "time"), map(_stage, run.stages)),
+    ]
+    for record in run.stages:
+        if record.stage in _SHOWN and (result := record.attempts[-1].result):
+            rows = [(check.id, check.verdict, check.observed) for check in result.checks]
+            lines += ["", f"## {record.stage}", "", *_table(("check", "verdict", "observed"), rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _commit(run: Run) -> str:
+    return f"{(run.code.commit or 'unknown')[:12]}{' with changes' if run.code.dirty else ''}"
+
+
+def _stage(record: StageRecord) -> tuple[str, ...]:
+    attempt = record.attempts[-1]
+    checks = attempt.result.checks if attempt.result else []
+    passed = sum(check.verdict is Verdict.PASS for check in checks)
+    return record.stage, str(attempt.verdict), f"{passed} of {len(checks)}", _between(attempt.started, attempt.ended)
+
+
+def _between(began: datetime | None, ended: datetime | None) -> str:
+    return f"{(ended - began).total_seconds():.0f} s" if began and ended else "not known"
+
+
+def _table(columns: tuple[str, ...], rows: Iterable[Iterable[str]]) -> list[str]:
+    cells = [columns, ("---",) * len(columns), *rows]
+    return ["| " + " | ".join(_cell(text) for text in row) + " |" for row in cells]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
