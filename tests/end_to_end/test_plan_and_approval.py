@@ -10,12 +10,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from llmd_runbook.errors import Conflict
-from llmd_runbook.manifest import Run, Status
+from llmd_runbook.manifest import How, Run, Status
 from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT
 from llmd_runbook.run import begin
+from llmd_runbook.run.notebooks import FOLDER
 from llmd_runbook.stages import cleanup, cleanup_plan
 from llmd_runbook.verdicts import Step, StepStatus, Verdict
 from tests.end_to_end.conftest import Sandbox
@@ -38,6 +40,18 @@ swap_plan.plan(stage)
 with stage.changing():
     swap_patterns.remove(stage, stage.profile.pattern1)
     os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+LAB = """
+import os, sys
+import nbformat
+from nbclient import NotebookClient
+source, profile, out = sys.argv[1:]
+book = nbformat.read(source, 4)
+(cell,) = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
+cell.source = cell.source.replace('"sandbox"', repr(profile))
+NotebookClient(book, timeout=300, kernel_name="python3").execute(env={**os.environ, "JPY_SESSION_NAME": "a.ipynb"})
+nbformat.write(book, out)
 """
 
 
@@ -89,6 +103,35 @@ def test_without_its_hash_a_stage_changes_nothing(bench: Bench, stage: str, give
     assert (approval.given, attempt.verdict) == (WRONG if given else "", Verdict.INCONCLUSIVE)
     assert f"--approve {stage[:2]}={approval.hash}" in done.stderr
     assert attempt.result.steps[-1].status is StepStatus.SKIPPED
+
+
+@pytest.mark.parametrize("stage", ["02_scale_pool", "03_swap_patterns"])
+def test_jupyterlab_shows_plan_and_hash_and_what_to_set_and_no_traceback(
+    bench: Bench, tmp_path: Path, stage: str
+) -> None:
+    """Every cell run one after the other, as an operator does who has not approved anything yet."""
+    before, out = bench.versions(), tmp_path / "out.ipynb"
+    words = (FOLDER / f"{stage}.ipynb", bench.profile, out)
+    done = bench.sandbox.start(sys.executable, "-c", LAB, *words, LLMD_RUNBOOK_OUTPUT=str(tmp_path / "runs"))
+    assert done.returncode == 0, done.stderr
+    assert bench.versions() == before
+    (manifest,) = (tmp_path / "runs").glob("*/*/run.json")
+    run = Run.model_validate_json(manifest.read_text())
+    (attempt,) = run.stage(stage).attempts
+    assert attempt.result is not None
+    assert (run.how, attempt.status, attempt.verdict) == (How.LAB, Status.FINISHED, Verdict.INCONCLUSIVE)
+    code = [cell for cell in nbformat.read(out, 4).cells if cell.cell_type == "code"]
+    assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
+    (planned,) = [cell for cell in code if "plan" in cell.metadata.get("tags", [])]
+    shown = "\n".join(output.data["text/plain"] for output in planned.outputs if "data" in output)
+    (approval,) = attempt.result.unapproved
+    assert "NOT APPROVED, nothing of this plan is done." in shown
+    assert f'set approve = "{approval.hash}" in the parameter cell and run the notebook again' in shown
+    assert "Dollars per hour" in shown
+    after = code[code.index(planned) + 1 :]
+    texts = [output.data.get("text/plain", "") for cell in after for output in cell.outputs if "data" in output]
+    assert any("the plan is not approved" in text for text in texts)
+    assert any("Not done, so not verified" in text for text in texts)
 
 
 def test_plan_only_shows_every_plan_and_changes_nothing(bench: Bench) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from llmd_runbook.analysis.cutover import NEW, OLD, Announced, Asked, Outcome, outcome
 from llmd_runbook.stages.figures import Png, png
@@ -17,16 +18,33 @@ _COLOURS = {
     Outcome.OUTAGE: "#d97706",
     Outcome.LOST: "#cf222e",
 }
-_NAMES = {OLD: "old name", NEW: "new name"}
+_MOMENTS = {
+    "removed": "Pattern 1 removed",
+    "moved": "route moved",
+    "serving": "Pattern 3 answers",
+    "drained": "Pattern 1 idle",
+    "rolling back": "going back",
+    "restored": "Pattern 1 answers again",
+}
 _BINS, _LEAST_BIN_S = 80, 0.5
 
 
 def requests_over_time(
-    requests: Sequence[Asked], announced: Sequence[Announced], marks: Mapping[str, float], *, stamp: str
+    requests: Sequence[Asked],
+    announced: Sequence[Announced],
+    marks: Mapping[str, float],
+    *,
+    title: str,
+    names: Mapping[str, str],
+    stamp: str,
 ) -> Png:
-    """A panel a name, a bar a span of time, coloured by what became of the requests sent in it."""
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    panels = figure.subplots(3, 1, sharex=True, height_ratios=(1, 4, 4))
+    """A panel a name, a bar a span of time, coloured by what became of the requests sent in it.
+
+    Args:
+        names: what the requests of `OLD` and `NEW` ask for.
+    """
+    figure = Figure(figsize=(10, 5.4), layout="constrained")
+    panels = figure.subplots(3, 1, sharex=True, height_ratios=(1.2, 4, 4))
     end_s = max([one.sent_s for one in requests] + [*marks.values(), 1.0])
     width_s = max(_LEAST_BIN_S, end_s / _BINS)
     edges = np.arange(0.0, end_s + width_s, width_s)
@@ -42,14 +60,16 @@ def requests_over_time(
                 weights=[[1 / width_s] * len(times) for times in sent],
                 stacked=True,
                 color=[_COLOURS[kind] for kind in kinds],
-                label=[f"{kind.value}: {len(times)}" for kind, times in zip(kinds, sent, strict=True)],
+                label=[f"{kind.value}: {len(times):,}" for kind, times in zip(kinds, sent, strict=True)],
             )
-            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
-        axes.set_ylabel(f"{_NAMES[name]}\n(requests/s sent)")
+            axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.97), ncols=len(kinds), frameon=False, fontsize=8)
+        axes.set_title(names[name], loc="left", fontsize=9.5)
+        axes.set_ylabel("requests/s sent")
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.spines[["top", "right"]].set_visible(False)
     panels[2].set(xlabel="seconds since the probe began", xlim=(0, end_s))
     _mark(panels, marks, end_s)
-    return png(figure, "The probe's requests during the swap", stamp=stamp)
+    return png(figure, title, stamp=stamp)
 
 
 def _mark(panels: Sequence[Axes], marks: Mapping[str, float], end_s: float) -> None:
@@ -61,7 +81,7 @@ def _mark(panels: Sequence[Axes], marks: Mapping[str, float], end_s: float) -> N
             axes.axvline(at_s, color="#374151", linewidth=1, linestyle="--", zorder=3)
         side = -1 if at_s > 0.85 * end_s else 1
         panels[0].annotate(
-            f"{name} {at_s:.1f} s",
+            f"{_MOMENTS.get(name, name)} {at_s:.1f} s",
             (at_s, 2.4 - number % 3),
             xytext=(3 * side, 0),
             textcoords="offset points",

@@ -117,8 +117,17 @@ def plot(stage: StageRun) -> object:
         return lines(["No probe ran: there was nothing to swap."])
     from llmd_runbook.stages.swap_figure import requests_over_time  # matplotlib takes a second to load
 
-    data = stage.data[KEY]
-    return requests_over_time(kept(stage), announced(stage.profile, data), data["marks"], stamp=stage.cluster.stamp)
+    data, profile, requests = stage.data[KEY], stage.profile, kept(stage)
+    said = announced(profile, data)
+    lost = sum(outcome(one, said) is Outcome.LOST for one in requests)
+    return requests_over_time(
+        requests,
+        said,
+        data["marks"],
+        title=f"{profile.swap.strategy}: {len(requests):,} requests, {lost:,} lost without being announced",
+        names={OLD: f"{profile.pattern1.model} (Pattern 1)", NEW: f"{profile.pattern3.model} (Pattern 3)"},
+        stamp=stage.cluster.stamp,
+    )
 
 
 def _table(requests: Sequence[Asked], said: Sequence[Announced]) -> Table:

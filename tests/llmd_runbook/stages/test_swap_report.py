@@ -152,6 +152,6 @@ def test_after_a_way_back_the_new_name_may_be_refused_and_the_old_one_not(bench:
 @pytest.mark.parametrize("requests", [surged(n60="http_500"), []], ids=["some", "none"])
 def test_a_simulated_picture_says_so(bench: Bench, requests: list[Asked], stamp: str) -> None:
     said = announced(profile_of(bench, "surge"), SURGE)
-    made = requests_over_time(requests, said, SURGE["marks"], stamp=stamp)
+    made = requests_over_time(requests, said, SURGE["marks"], title="a swap", names={OLD: "a", NEW: "b"}, stamp=stamp)
     assert made.data.startswith(b"\x89PNG\r\n\x1a\n")
     assert ("[simulated engine]" in repr(made)) is bool(stamp)
