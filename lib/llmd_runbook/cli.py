@@ -172,7 +172,7 @@ def validate(profile: ProfileArgument) -> None:
     kind = "simulated" if loaded.cluster.simulated else "real"
     print(f"ok: {loaded.path}")
     print(f"  profile   {loaded.name}, digest {loaded.digest}")
-    print(f"  cluster   {loaded.cluster.context or 'the current context'} ({kind})")
+    print(f"  cluster   {loaded.cluster.named} ({kind})")
     print(f"  pool      {loaded.pool.name}: {loaded.pool.nodes} nodes with {loaded.pool.accelerator}")
     for name, pattern in (("pattern 1", loaded.pattern1), ("pattern 3", loaded.pattern3)):
         print(f"  {name} {pattern.replicas} x {pattern.model}, by {pattern.releases.driver}")

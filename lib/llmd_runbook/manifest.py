@@ -58,7 +58,10 @@ class _Model(BaseModel):
 
 
 class ClusterIdentity(_Model):
-    """Which cluster a run talks to; `real` says for each part what is real and what stands in for it."""
+    """Which cluster a run talks to; `real` says for each part what is real and what stands in for it.
+
+    `confirmed_by` says who else names the same cluster, and by what: helm, GKE.
+    """
 
     context: str
     server: str
@@ -66,6 +69,7 @@ class ClusterIdentity(_Model):
     kubernetes_version: str
     simulated: bool
     real: dict[str, str] = Field(default_factory=dict)
+    confirmed_by: list[str] = Field(default_factory=list)
 
     @property
     def stamp(self) -> str:

@@ -44,11 +44,34 @@ class _Section(BaseModel):
 
 
 class Cluster(_Section):
-    """Which cluster this is."""
+    """Which cluster this is, and how its API server is reached."""
 
+    access: Literal["kubeconfig", "gke", "in_cluster"] = Field(
+        description="`kubeconfig`: a context of one; `gke`: what GKE says of `pool.cluster`, with Google's Application "
+        "Default Credentials; `in_cluster`: the service account of the pod that this runs in",
+        default="kubeconfig",
+    )
     context: str = Field(description="kubeconfig context; empty means the current one", default="")
     kubeconfig: str = Field(description="kubeconfig file; empty means `KUBECONFIG`, else the default file", default="")
+    endpoint: Literal["public", "private", "dns"] = Field(
+        description="with `gke`, which of the control plane's endpoints", default="public"
+    )
+    proxy: str = Field(description="with `gke`, proxy to the control plane, as `http://127.0.0.1:8888`", default="")
     simulated: bool = Field(description="true only for the sandbox; a cluster that says otherwise is refused")
+
+    @model_validator(mode="after")
+    def _belongs_to_the_access(self) -> Cluster:
+        belongs = {"context": "kubeconfig", "kubeconfig": "kubeconfig", "endpoint": "gke", "proxy": "gke"}
+        for key, access in belongs.items():
+            if key in self.model_fields_set and self.access != access:
+                raise ValueError(f"{key} has a meaning with access {access} only, and access is {self.access}")
+        return self
+
+    @property
+    def named(self) -> str:
+        """How it is reached, in words."""
+        here = self.context or "the current context"
+        return {"kubeconfig": here, "gke": f"by GKE, {self.endpoint} endpoint", "in_cluster": "in-cluster"}[self.access]
 
 
 class Pool(_Section):

@@ -70,6 +70,11 @@ class Site:
         return self.directory / "pki"
 
     @property
+    def authority(self) -> Path:
+        """Certificate of the authority that signs the API server's."""
+        return self.pki / "ca.crt"
+
+    @property
     def kubeconfig(self) -> Path:
         """The administrator's kubeconfig (context `llmd-sandbox`), mode 0600; what the user gets."""
         return self.directory / "kubeconfig"

@@ -119,11 +119,13 @@ def test_a_token_under_another_key(bench: Bench, tmp_path: Path) -> None:
 @fails("pool.capacity")
 def test_a_zone_that_has_no_more_gpus(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """GKE's own answer about the pool, with what it adds after a stock-out."""
-    path = f"/v1/{bench.pool.name}"
-    answer = httpx.get(os.environ[ENDPOINT_VARIABLE].rstrip("/") + path).json()
+    path, real = f"/v1/{bench.pool.name}", os.environ[ENDPOINT_VARIABLE].rstrip("/")
+    its_cluster = path.partition("/nodePools/")[0]
+    answer = httpx.get(real + path).json()
     answer["conditions"] = [{"code": "GCE_STOCKOUT", "message": "ZONE_RESOURCE_POOL_EXHAUSTED"}]
     with serving() as gke:
         gke.on(path, Reply(body=answer))
+        gke.on(its_cluster, Reply(body=httpx.get(real + its_cluster).json()))
         monkeypatch.setenv(ENDPOINT_VARIABLE, gke.url)
         found = bench.judge("01_review_state", review_capacity.capacity)
     assert "ZONE_RESOURCE_POOL_EXHAUSTED" in broken(found, "pool.capacity").observed

@@ -6,6 +6,7 @@ moves the endpoint; plain http is accepted for loopback addresses only, and with
 
 from __future__ import annotations
 
+import base64
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -36,7 +37,7 @@ ENDPOINT_VARIABLE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CONTAINER"
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 _CALL_TIMEOUT_S = 30.0
 _FIRST_INTERVAL_S, _LAST_INTERVAL_S, _INTERVAL_GROWTH = 0.2, 5.0, 1.5
-_LOGIN = (
+LOGIN = (
     "run `gcloud auth application-default login`, or give the workload a Google identity "
     "(Workload Identity Federation for GKE)"
 )
@@ -85,11 +86,20 @@ class OperationState:
 
 @dataclass(frozen=True)
 class ClusterState:
-    """A cluster as GKE describes it; `endpoint` is the control plane's address."""
+    """A cluster as GKE describes it.
 
-    endpoint: str
+    Attributes:
+        endpoints: addresses of its control plane by kind, `public`, `private` and `dns`, of those that it has.
+        authority: certificates (PEM) of the authority behind the public and the private one.
+        autopilot: whether GKE alone makes and sizes its node pools.
+    """
+
+    name: str
     status: str
     version: str
+    endpoints: Mapping[str, str]
+    authority: str
+    autopilot: bool = False
 
 
 class GkePool:
@@ -132,7 +142,14 @@ class GkePool:
     def cluster(self) -> ClusterState:
         """The cluster that holds the pool."""
         found = self._call("read cluster", self._cluster, self._client.get_cluster, name=self._cluster)
-        return ClusterState(found.endpoint, found.status.name, found.current_master_version)
+        return ClusterState(
+            name=found.name,
+            status=found.status.name,
+            version=found.current_master_version,
+            endpoints=_endpoints(found),
+            authority=base64.b64decode(found.master_auth.cluster_ca_certificate).decode(),
+            autopilot=found.autopilot.enabled,
+        )
 
     def set_autoscaling(self, min_nodes: int, max_nodes: int) -> str:
         """Switch autoscaling on with these bounds (nodes per zone), as gcloud does; the operation's name."""
@@ -247,19 +264,36 @@ def _connect(environment: Mapping[str, str]) -> tuple[str, Any]:
             )
         credentials = AnonymousCredentials()
     else:
-        credentials = _default_credentials()
+        credentials = default_credentials()
     transport = ClusterManagerRestTransport(host=override.netloc, url_scheme=override.scheme, credentials=credentials)
     return f"{override.scheme}://{override.netloc}", ClusterManagerClient(transport=transport)
 
 
-def _default_credentials() -> Any:
+def default_credentials() -> Any:
+    """Application Default Credentials.
+
+    Raises:
+        Forbidden: there are none.
+    """
     import google.auth
 
     try:
         credentials, _ = google.auth.default(scopes=_SCOPES)
     except auth_exceptions.DefaultCredentialsError as error:
-        raise Forbidden("no Google credentials were found", reason=str(error), remedy=_LOGIN) from error
+        raise Forbidden("no Google credentials were found", reason=str(error), remedy=LOGIN) from error
     return credentials
+
+
+def _endpoints(cluster: Any) -> dict[str, str]:
+    """Newer clusters say them in `control_plane_endpoints_config`, older private ones in `private_cluster_config`."""
+    configured, older = cluster.control_plane_endpoints_config, cluster.private_cluster_config
+    ip = configured.ip_endpoints_config
+    private = ip.private_endpoint or older.private_endpoint
+    public = ip.public_endpoint or older.public_endpoint or (cluster.endpoint if cluster.endpoint != private else "")
+    if older.enable_private_endpoint:
+        public = ""  # it keeps its address, and is closed
+    found = {"public": public, "private": private, "dns": configured.dns_endpoint_config.endpoint}
+    return {kind: address for kind, address in found.items() if address}
 
 
 def _provisioning(pool: Any) -> str:
@@ -312,7 +346,7 @@ def _translated(what: str, endpoint: str) -> Iterator[None]:
             remedy=f"check the network and {ENDPOINT_VARIABLE}; a private endpoint needs its VPN or proxy",
         ) from error
     except auth_exceptions.GoogleAuthError as error:
-        raise Forbidden(what, where=endpoint, reason=str(error), remedy=_LOGIN) from error
+        raise Forbidden(what, where=endpoint, reason=str(error), remedy=LOGIN) from error
     except api_exceptions.GoogleAPICallError as error:
         raise _refusal(what, endpoint, error) from error
 
@@ -328,7 +362,7 @@ def _refusal(what: str, endpoint: str, error: Any) -> ClusterError:
     if error.code == 403 and "quota" in reason:
         return Forbidden(what, where=endpoint, reason=reason, remedy="ask for a higher quota, or for fewer nodes")
     if error.code in (401, 403):
-        remedy = f"the caller needs roles/container.clusterAdmin in the project; as somebody else: {_LOGIN}"
+        remedy = f"the caller needs roles/container.clusterAdmin in the project; as somebody else: {LOGIN}"
         return Forbidden(what, where=endpoint, reason=reason, remedy=remedy)
     remedy = "act on the server's reason, then run the stage again"
     return ApiError(what, where=endpoint, reason=reason, remedy=remedy)

@@ -7,10 +7,12 @@ something, what their guard raises, and then nothing was sent.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,6 +20,7 @@ import urllib3
 import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
+from kubernetes.config import incluster_config
 from kubernetes.utils import retry
 from kubernetes.watch import Watch
 
@@ -28,7 +31,7 @@ from llmd_runbook.errors import DeadlineExceeded, NotFound, Unreachable, UsageEr
 Object = dict[str, Any]
 T = TypeVar("T")
 
-_CONNECT_S, _READ_S = 5.0, 30.0
+_CONNECT_S, READ_S = 5.0, 30.0
 _WATCH_S = 60
 _LEAST_WATCH_S = 0.5
 """A watch that ends sooner is opened again only after this time, whatever the server does."""
@@ -36,6 +39,8 @@ _FOLLOW_S = 300.0
 _LONGEST_PAUSE_S = 30
 """A server that asks for a longer pause before the next try (Retry-After) is not obeyed but reported."""
 _FIELD_MANAGER = "llmd-runbook"
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where a pod finds its own credentials."""
 
 
 class Resource(NamedTuple):
@@ -85,7 +90,7 @@ class Kubernetes:
         context: str,
         kubeconfig: Path | None,
         before_change: Guard = read_only,
-        read_s: float = _READ_S,
+        read_s: float = READ_S,
     ) -> None:
         self._api, self.context, self.kubeconfig = api, context, kubeconfig
         self._before_change, self._read_s = before_change, read_s
@@ -94,6 +99,12 @@ class Kubernetes:
     def server(self) -> str:
         """The API server's URL."""
         return str(self._api.configuration.host)
+
+    @property
+    def authority(self) -> str:
+        """Certificates (PEM) that the API server's is verified with; empty where the system's are."""
+        file = self._api.configuration.ssl_ca_cert
+        return Path(file).read_text(encoding="utf-8") if file else ""
 
     def get(self, resource: Resource, name: str, namespace: str | None = None, sub: str | None = None) -> Object:
         """Read one object."""
@@ -338,32 +349,116 @@ class Kubernetes:
         return retry.on_retry_after_error(retry.DEFAULT_RETRY_AFTER_BACKOFF, lambda e: _asks_to_wait(e, method), ask)
 
 
+def current_context(kubeconfig: str = "") -> str:
+    """Name of the current context.
+
+    Raises:
+        UsageError: no kubeconfig, or none is current in it.
+    """
+    with _usable(kubeconfig, ""):
+        return str(config.list_kube_config_contexts(config_file=_file(kubeconfig))[1]["name"])
+
+
+_shared: dict[tuple[str, str], client.ApiClient] = {}
+
+
 def connect(
-    context: str = "", kubeconfig: str = "", *, before_change: Guard = read_only, read_s: float = _READ_S
+    context: str = "",
+    kubeconfig: str = "",
+    *,
+    before_change: Guard = read_only,
+    read_s: float = READ_S,
+    shared: bool = False,
 ) -> Kubernetes:
     """The cluster that a kubeconfig context names (the current one when empty), to look unless a guard is given.
 
+    Args:
+        before_change: asked right before every request that is no GET.
+        read_s: how long an answer may take, seconds.
+        shared: have all clients of this process for the same file and context use one credential, so that a plug-in
+            runs once and not for each of them; for a file that does not change.
+
     Raises:
-        UsageError: no kubeconfig, or no such context in it.
+        UsageError: no kubeconfig, no such context in it, or its plug-in gives no credentials.
     """
-    # the client reads KUBECONFIG when it is imported, and never again
-    file = str(Path(kubeconfig).expanduser()) if kubeconfig else os.environ.get("KUBECONFIG")
-    try:
-        name = context or config.list_kube_config_contexts(config_file=file)[1]["name"]
-        settings = client.Configuration()
-        # a change whose answer was lost may have been made: only reads are repeated
-        settings.retries = urllib3.Retry(
-            total=1, backoff_factor=0.2, allowed_methods={"GET"}, respect_retry_after_header=False
-        )
+    file, name = _file(kubeconfig), context or current_context(kubeconfig)
+    api = _shared.get((file or "", name)) if shared else None
+    if api is None:
+        api = _api(file, name, kubeconfig)
+        if shared:
+            _shared[(file or "", name)] = api
+    return Kubernetes(api, name, Path(file) if file else None, before_change, read_s)
+
+
+def _api(file: str | None, name: str, given: str) -> client.ApiClient:
+    said = _Said()
+    with _usable(given, name), said:
+        settings = _settings()
         api = config.new_client_from_config(file, name, persist_config=False, client_configuration=settings)
-    except (config.ConfigException, yaml.YAMLError, OSError, *MALFORMED) as error:
+        if said.lines and not (settings.api_key or settings.cert_file):
+            raise config.ConfigException("; ".join(said.lines))
+    return api
+
+
+def connect_as_pod(context: str, *, before_change: Guard = read_only, read_s: float = READ_S) -> Kubernetes:
+    """The cluster that this process runs in, as its pod's service account, whose token is read anew every minute.
+
+    Args:
+        context: what to call it.
+
+    Raises:
+        UsageError: it runs in no pod, or in one without a service account.
+    """
+    with _usable(str(SERVICE_ACCOUNT), context):
+        settings, files = _settings(), [str(SERVICE_ACCOUNT / name) for name in ("token", "ca.crt")]
+        incluster_config.InClusterConfigLoader(*files).load_and_set(settings)
+    return Kubernetes(client.ApiClient(settings), context, None, before_change, read_s)
+
+
+def _file(kubeconfig: str) -> str | None:
+    # the client reads KUBECONFIG when it is imported, and never again
+    return str(Path(kubeconfig).expanduser()) if kubeconfig else os.environ.get("KUBECONFIG")
+
+
+def _settings() -> client.Configuration:
+    settings = client.Configuration()
+    # a change whose answer was lost may have been made: only reads are repeated
+    settings.retries = urllib3.Retry(
+        total=1, backoff_factor=0.2, allowed_methods={"GET"}, respect_retry_after_header=False
+    )
+    return settings
+
+
+class _Said(logging.Handler):
+    """Hears what the official client says of a credential plug-in: it logs why there is no token, and goes on."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+    def __enter__(self) -> None:
+        logging.getLogger().addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger().removeHandler(self)
+
+
+@contextmanager
+def _usable(kubeconfig: str, context: str) -> Iterator[None]:
+    """What the official client raises for a kubeconfig, as ours."""
+    try:
+        yield
+    except (config.ConfigException, yaml.YAMLError, OSError, ImportError, *MALFORMED) as error:
         raise UsageError(
             f"cannot use the kubeconfig context {context or '(current)'!r}",
             where=kubeconfig or "KUBECONFIG, or ~/.kube/config",
             reason=f"{type(error).__name__}: {error}",
-            remedy="set KUBECONFIG, and `cluster.context` to one of `kubectl config get-contexts`",
+            remedy="set KUBECONFIG, and `cluster.context` to one of `kubectl config get-contexts`; a credential "
+            "plug-in that is named must be on PATH and logged in",
         ) from None
-    return Kubernetes(api, name, Path(file) if file else None, before_change, read_s)
 
 
 def _asks_to_wait(error: Exception, method: str) -> bool:

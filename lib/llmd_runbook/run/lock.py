@@ -247,18 +247,18 @@ def clock() -> float:
 
 
 def _lease(profile: Profile, holder: Holder) -> Lease:
-    from llmd_runbook.clients.kubernetes import connect  # takes half a second to load
+    from llmd_runbook.clients import cluster  # the Kubernetes client takes half a second to load
     from llmd_runbook.clients.lease import Lease
 
     def always() -> None:
         """Writing the lock itself needs none: each write is compare-and-swap."""
 
-    kube = connect(profile.cluster.context, profile.cluster.kubeconfig, before_change=always, read_s=_ANSWER_S)
+    kube = cluster.of(profile, always, read_s=_ANSWER_S)
     return Lease(kube, NAMESPACE, lease_name(profile), holder.identity, TIMES.lease_s)
 
 
 def _key(profile: Profile) -> tuple[str, ...]:
-    return (profile.cluster.kubeconfig, profile.cluster.context, profile.pool.name)
+    return (str(profile.cluster), profile.pool.name)
 
 
 def _named(seen: Seen) -> str:

@@ -45,7 +45,9 @@ def operator(profile: Profile) -> list[Need]:
     """
     here = profile.namespace
     rendered = [
-        item for pattern in (profile.pattern1, profile.pattern3) for item in site.driver(profile, pattern).render()
+        item
+        for pattern in (profile.pattern1, profile.pattern3)
+        for item in site.driver(profile, pattern, offline=True).render()
     ]
     return sorted(
         {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmd_runbook.clients import cluster
+from llmd_runbook.clients import access, cluster
 from llmd_runbook.clients.gke import GkePool
 from llmd_runbook.clients.kubernetes import DEPLOYMENTS, PODS, Kubernetes, Object
 from llmd_runbook.clients.releases.base import Driver
@@ -28,10 +28,15 @@ def gke_pool(profile: Profile) -> GkePool:
     return GkePool(pool.project, pool.location, pool.cluster, pool.name, before_change=lock.guard(profile))
 
 
-def driver(profile: Profile, pattern: Pattern) -> Driver:
-    """What installs and removes a pattern's releases."""
-    kubeconfig = Path(profile.cluster.kubeconfig).expanduser() if profile.cluster.kubeconfig else None
-    context, before_change = profile.cluster.context, lock.guard(profile)
+def driver(profile: Profile, pattern: Pattern, *, offline: bool = False) -> Driver:
+    """What installs and removes a pattern's releases; one that is `offline` can only render them.
+
+    Raises:
+        UsageError, ClusterError: the cluster cannot be reached as the profile says.
+    """
+    reached = access.Access("", "") if offline else access.of(profile)
+    kubeconfig = Path(reached.kubeconfig).expanduser() if reached.kubeconfig else None
+    context, before_change = reached.context, lock.guard(profile)
     releases = pattern.releases
     if isinstance(releases, HelmReleases):
         specs = [

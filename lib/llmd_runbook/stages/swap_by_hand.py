@@ -33,11 +33,13 @@ def commands(profile: Profile, context: str) -> list[str]:
 
     The route first, which ends the outage where Pattern 1 still runs; then Pattern 3, whose GPUs Pattern 1 may need.
     """
-    kubectl = ["kubectl", *_kubeconfig(profile), "--context", context, "--namespace", profile.namespace]
+    kubectl = ["kubectl", *_kubeconfig(profile), *_context(profile, "--context", context)]
+    kubectl += ["--namespace", profile.namespace]
     route = json.dumps(traffic.manifest(profile, profile.pattern1))
     own = traffic.own_name(profile, profile.pattern3)
     moved = shlex.join([*kubectl, "apply", "--server-side", "--force-conflicts", "--field-manager=llmd-runbook"])
     return [
+        *_credentials(profile),
         f"echo {shlex.quote(route)} | {moved} -f -",
         shlex.join([*kubectl, "delete", "httproute", own, "--ignore-not-found"]),
         *_removal(profile, profile.pattern3, context),
@@ -61,12 +63,30 @@ def _kubeconfig(profile: Profile) -> list[str]:
     return ["--kubeconfig", profile.cluster.kubeconfig] if profile.cluster.kubeconfig else []
 
 
+def _context(profile: Profile, flag: str, context: str) -> list[str]:
+    """Nothing in a pod: there the tools find its service account by themselves."""
+    return [] if profile.cluster.access == "in_cluster" else [flag, context]
+
+
+def _credentials(profile: Profile) -> list[str]:
+    """What makes the context that the other commands name, where this program made one of its own."""
+    pool, cluster = profile.pool, profile.cluster
+    if cluster.access != "gke":
+        return []
+    words = ["gcloud", "container", "clusters", "get-credentials", pool.cluster]
+    words += ["--location", pool.location, "--project", pool.project]
+    kind = {"public": [], "private": ["--internal-ip"], "dns": ["--dns-endpoint"]}[cluster.endpoint]
+    proxy = ["kubectl", "config", "set-cluster", f"gke_{pool.project}_{pool.location}_{pool.cluster}"]
+    behind = [shlex.join([*proxy, "--proxy-url", cluster.proxy])] if cluster.proxy else []
+    return [shlex.join([*words, *kind]), *behind]
+
+
 def _removal(profile: Profile, pattern: Pattern, context: str) -> list[str]:
     releases = pattern.releases
     if not isinstance(releases, HelmReleases):
         return [_helmfile(profile, pattern, context, "destroy")]
     names = [item.name for item in reversed(releases.releases)]
-    where = ["--namespace", profile.namespace, *_kubeconfig(profile), "--kube-context", context]
+    where = ["--namespace", profile.namespace, *_kubeconfig(profile), *_context(profile, "--kube-context", context)]
     return [shlex.join(["helm", "uninstall", *names, "--ignore-not-found", "--wait", *where])]
 
 
@@ -74,7 +94,7 @@ def _installation(profile: Profile, pattern: Pattern, context: str) -> list[str]
     releases = pattern.releases
     if not isinstance(releases, HelmReleases):
         return [_helmfile(profile, pattern, context, "sync")]
-    where = ["--namespace", profile.namespace, *_kubeconfig(profile), "--kube-context", context]
+    where = ["--namespace", profile.namespace, *_kubeconfig(profile), *_context(profile, "--kube-context", context)]
     found = []
     for item in releases.releases:
         chart = item.chart if "://" in item.chart else str(profile.resolve(item.chart))
@@ -98,4 +118,5 @@ def _helmfile(profile: Profile, pattern: Pattern, context: str, verb: str) -> st
     variables = [f"RELEASE_NAME_POSTFIX={releases.postfix}"]
     variables += [f"KUBECONFIG={profile.cluster.kubeconfig}"] if profile.cluster.kubeconfig else []
     words = ["helmfile", "-f", str(profile.resolve(releases.file)), "-e", releases.environment]
-    return shlex.join([*variables, *words, "-n", profile.namespace, "--kube-context", context, verb])
+    words += ["-n", profile.namespace, *_context(profile, "--kube-context", context)]
+    return shlex.join([*variables, *words, verb])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from typing import Any
 
@@ -94,8 +95,8 @@ def node_pool(pool: Pool, state: State, version: str) -> Json:
     }
 
 
-def cluster(state: State, *, endpoint: str, version: str, node_count: int) -> Json:
-    """The Cluster resource with its pools."""
+def cluster(state: State, *, endpoint: str, authority: bytes, version: str, node_count: int) -> Json:
+    """The Cluster resource with its pools; `authority` is the certificate (PEM) behind its control plane."""
     return {
         "name": CLUSTER,
         "id": hashlib.sha256(CLUSTER.encode()).hexdigest(),
@@ -103,6 +104,7 @@ def cluster(state: State, *, endpoint: str, version: str, node_count: int) -> Js
         "zone": LOCATION,
         "locations": [LOCATION],
         "endpoint": endpoint,
+        "masterAuth": {"clusterCaCertificate": base64.b64encode(authority).decode()},
         "currentMasterVersion": version,
         "currentNodeVersion": version,
         "initialClusterVersion": version,

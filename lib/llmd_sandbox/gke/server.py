@@ -95,8 +95,14 @@ class GkeServer:
         )
 
     def _cluster(self) -> Json:
-        endpoint = self._site.api_server[0]
-        return replies.cluster(self._state, endpoint=endpoint, version=self._version, node_count=self._nodes.total())
+        address, port = self._site.api_server  # GKE's own is always 443, which only root may open here
+        return replies.cluster(
+            self._state,
+            endpoint=f"{address}:{port}",
+            authority=self._site.authority.read_bytes(),
+            version=self._version,
+            node_count=self._nodes.total(),
+        )
 
     async def _list_clusters(self, request: Request) -> Response:
         here = _in_project(request, "clusters.list")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import pytest
 
 from llmd_runbook import profile as profiles
 from llmd_runbook.clients import cluster
-from llmd_runbook.errors import ApiError, Forbidden, UsageError
+from llmd_runbook.clients.gke import ENDPOINT_VARIABLE, ClusterState
+from llmd_runbook.errors import EXIT_USAGE, ApiError, Forbidden, Unreachable, UsageError
 from llmd_runbook.profile import Profile
-from tests.llmd_runbook.clients.server import Reply, Server, status
+from tests.llmd_runbook.clients.network import serving_tls
+from tests.llmd_runbook.clients.server import Reply, Server, serving, status
 from tests.llmd_runbook.conftest import PROFILE
 
+CLUSTER = "/v1/projects/p/locations/l/clusters/c"
 SAYS = "/api/v1/namespaces/kube-public/configmaps/llmd-sandbox"
 PARTS = {"simulated": "true", "control plane": "real", "engine": "simulated"}
 
@@ -34,6 +38,27 @@ def answering(server: Server, data: dict[str, str] | None) -> None:
     server.on("/api/v1/namespaces/kube-system", Reply(body={"metadata": {"uid": "uid-1"}}))
     if data is not None:
         server.on(SAYS, Reply(body={"data": data}))
+
+
+@pytest.fixture(autouse=True)
+def gke(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A GKE API that names the test's API server as its cluster, and a PATH without helm."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with serving() as made:
+        monkeypatch.setenv(ENDPOINT_VARIABLE, made.url)
+        made.on(CLUSTER, Reply(body={"name": "c", "endpoint": server.url.removeprefix("http://")}))
+        yield made
+
+
+def helm(folder: Path, version: str, script: str) -> None:
+    """A helm on PATH that says its version, and for everything else runs a line of shell."""
+    file = folder / "helm"
+    file.write_text(f'#!/bin/sh\ncase "$1" in version) echo {version};; *) {script};; esac\n')
+    file.chmod(0o755)
+
+
+def uid(value: str) -> str:
+    return f"echo 'apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: identity}}\ndata: {{uid: {value}}}'"
 
 
 def test_a_simulated_cluster_says_what_is_real_in_it(server: Server, kubeconfig: Path, tmp_path: Path) -> None:
@@ -92,3 +117,109 @@ def test_a_context_that_does_not_exist_is_a_usage_error(kubeconfig: Path, tmp_pa
     kubeconfig.write_text(kubeconfig.read_text().replace("name: here", "name: elsewhere"))
     with pytest.raises(UsageError, match="'here'"):
         cluster.of(profile(tmp_path, kubeconfig, simulated=True))
+
+
+# --- one cluster, whoever is asked ------------------------------------------------------------------------------
+
+
+def test_helm_and_gke_confirm_the_cluster(server: Server, kubeconfig: Path, tmp_path: Path) -> None:
+    answering(server, PARTS)
+    helm(tmp_path, "v3.18.0", uid("uid-1"))
+    found = cluster.identify(profile(tmp_path, kubeconfig, simulated=True))
+    assert found.confirmed_by == ["helm v3.18.0: UID of kube-system", "GKE: public endpoint"]
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (uid("uid-2"), "uid-1 by the Kubernetes client, uid-2 by helm"),
+        ("echo 'Kubernetes cluster unreachable: no such host' >&2; exit 1", "no such host"),
+    ],
+)
+def test_a_helm_that_goes_elsewhere_ends_it(
+    server: Server, kubeconfig: Path, tmp_path: Path, script: str, said: str
+) -> None:
+    answering(server, PARTS)
+    helm(tmp_path, "v3.18.0", script)
+    with pytest.raises(UsageError, match="helm means another cluster") as caught:
+        cluster.identify(profile(tmp_path, kubeconfig, simulated=True))
+    assert said in str(caught.value.reason)
+    assert caught.value.exit_code == EXIT_USAGE
+    assert "HELM_KUBE" in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize("version", ["v3.12.3", "v2.17.0"])
+def test_a_helm_that_cannot_tell_confirms_nothing(
+    server: Server, kubeconfig: Path, tmp_path: Path, version: str
+) -> None:
+    answering(server, PARTS)
+    helm(tmp_path, version, uid("uid-2"))
+    assert cluster.identify(profile(tmp_path, kubeconfig, simulated=True)).confirmed_by == ["GKE: public endpoint"]
+
+
+def test_a_node_pool_of_another_cluster_ends_it(server: Server, gke: Server, kubeconfig: Path, tmp_path: Path) -> None:
+    answering(server, PARTS)
+    gke.on(CLUSTER, Reply(body={"name": "c", "endpoint": "192.0.2.7"}))
+    with pytest.raises(UsageError, match="GKE means another cluster") as caught:
+        cluster.identify(profile(tmp_path, kubeconfig, simulated=True))
+    assert f"{server.url} is no endpoint of cluster c (public 192.0.2.7)" in str(caught.value.reason)
+    read = {request.path for request in server.requests}
+    assert read == {"/version", "/api/v1/namespaces/kube-system", SAYS}
+
+
+def test_a_cluster_that_gke_does_not_know_ends_it(
+    server: Server, gke: Server, kubeconfig: Path, tmp_path: Path
+) -> None:
+    answering(server, PARTS)
+    gke.on(CLUSTER, Reply(404, {"error": {"code": 404, "status": "NOT_FOUND", "message": "Not found: c."}}))
+    with pytest.raises(UsageError, match="GKE means another cluster") as caught:
+        cluster.identify(profile(tmp_path, kubeconfig, simulated=True))
+    assert caught.value.reason == "Not found: c."
+
+
+def test_who_may_not_ask_gke_is_not_confirmed_by_it(
+    server: Server, gke: Server, kubeconfig: Path, tmp_path: Path
+) -> None:
+    answering(server, PARTS)
+    denied = {"code": 403, "status": "PERMISSION_DENIED", "message": "no"}
+    gke.on(CLUSTER, Reply(403, {"error": denied}))
+    assert cluster.identify(profile(tmp_path, kubeconfig, simulated=True)).confirmed_by == []
+
+
+def test_a_gke_that_does_not_answer_is_no_confirmation(
+    server: Server, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(server, PARTS)
+    with serving() as gone:
+        monkeypatch.setenv(ENDPOINT_VARIABLE, gone.url)
+    with pytest.raises(Unreachable, match="cannot read cluster"):
+        cluster.identify(profile(tmp_path, kubeconfig, simulated=True))
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://192.0.2.7", "public endpoint"),
+        ("https://192.0.2.7:443/", "public endpoint"),
+        ("https://10.0.0.2", "private endpoint"),
+        ("https://gke-1.us-central1-a.gke.goog", "dns endpoint"),
+        ("https://127.0.0.1:8443", ""),
+        ("https://192.0.2.7:6443", ""),
+    ],
+)
+def test_the_same_cluster_by_its_endpoints(url: str, said: str) -> None:
+    endpoints = {"public": "192.0.2.7", "private": "10.0.0.2", "dns": "gke-1.us-central1-a.gke.goog"}
+    found = ClusterState("c", "RUNNING", "1.36", endpoints, "")
+    assert cluster.same_cluster(found, url, "") == said
+
+
+def test_the_same_cluster_by_its_authority_behind_a_tunnel(tmp_path: Path) -> None:
+    with serving_tls(tmp_path) as (_, authority):
+        ours = authority.read_text()
+        (tmp_path / "another").mkdir()
+        with serving_tls(tmp_path / "another") as (_, other):
+            theirs = other.read_text()
+    found = ClusterState("c", "RUNNING", "1.36", {"public": "192.0.2.7"}, f"{theirs}{ours}")  # as during a rotation
+    assert cluster.same_cluster(found, "https://127.0.0.1:8443", ours) == "certificate authority"
+    found = ClusterState("c", "RUNNING", "1.36", {"public": "192.0.2.7"}, theirs)
+    assert cluster.same_cluster(found, "https://127.0.0.1:8443", ours) == ""

@@ -29,6 +29,7 @@ from llmd_runbook.errors import (
     Unreachable,
     UsageError,
 )
+from llmd_sandbox.control_plane import pki
 from llmd_sandbox.gke.server import GkeServer
 from llmd_sandbox.gke.state import State
 from llmd_sandbox.kube import KubeApi, Object
@@ -71,7 +72,7 @@ def gke(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     """The stand-in, serving in a thread of its own, with two GPUs in stock; its parameter is the start-up scale."""
     monkeypatch.setenv("LLMD_SANDBOX_STATE", str(tmp_path))
     site = free_site(getattr(request, "param", 0.001))
-    site.directory.mkdir(parents=True)
+    pki.write(site)
     State(gpu_stock=2).save(site.directory / "gke.json")
     started, stop = threading.Event(), threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(serve(site, started, stop)))
@@ -119,7 +120,10 @@ def test_describes_pool_and_cluster(gke: Site) -> None:
     assert (state.locations, state.conditions, state.version) == (("us-central1-a",), (), "1.36.3")
     assert pool("default-pool").describe().accelerator_type is None
     cluster = pool().cluster()
-    assert (cluster.endpoint, cluster.status, cluster.version) == (gke.api_server[0], "RUNNING", "1.36.3")
+    assert (cluster.name, cluster.status, cluster.version) == ("llm-d-cluster", "RUNNING", "1.36.3")
+    assert cluster.endpoints == {"public": "{}:{}".format(*gke.api_server)}
+    assert cluster.authority == gke.authority.read_text()
+    assert not cluster.autopilot
 
 
 @SLOW

@@ -31,7 +31,7 @@ KUBERNETES: dict[str, Callable[[Kubernetes], object]] = {
     "disown": lambda kube: kube.disown(DEPLOYMENTS, POD, "llm-d"),
     "delete": lambda kube: kube.delete(PODS, "a", "llm-d", uid="u", grace_s=0),
 }
-KUBERNETES_READS = {"get", "find", "all", "raw", "logs", "follow", "wait", "may", "server"}
+KUBERNETES_READS = {"get", "find", "all", "raw", "logs", "follow", "wait", "may", "server", "authority"}
 GKE: dict[str, Callable[[GkePool], object]] = {
     "set_autoscaling": lambda pool: pool.set_autoscaling(0, 3),
     "set_size": lambda pool: pool.set_size(3),
@@ -159,8 +159,9 @@ def using(*names: str) -> set[str]:
 
 
 def test_clients_that_may_change_something_are_made_in_one_place() -> None:
-    assert using("connect") == {"clients/cluster.py", "run/lock.py"}
-    assert using("GkePool", "HelmDriver", "HelmfileDriver") == {"stages/site.py"}
+    assert using("connect", "connect_as_pod") == {"clients/cluster.py"}
+    assert using("GkePool", "HelmDriver", "HelmfileDriver") == {"clients/access.py", "stages/site.py"}
+    assert "before_change" not in (LIB / "clients/access.py").read_text()  # it only looks
     source = (LIB / "stages/site.py").read_text()
     made = source.count("GkePool(") + source.count("HelmDriver(") + source.count("HelmfileDriver(")
     assert made == 3

@@ -7,6 +7,7 @@ import copy
 import json
 import random
 import socket
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from llmd_sandbox.control_plane import pki
 from llmd_sandbox.gke.server import GkeServer
 from llmd_sandbox.gke.state import State
 from llmd_sandbox.kube import ApiStatus, KubeApi, Object
@@ -168,6 +170,7 @@ async def stop(task: asyncio.Task[None]) -> None:
 @pytest.fixture
 async def gke(site: Site) -> AsyncIterator[Gke]:
     api = MemoryApi()
+    pki.write(site)
     task = await serve(site, api)
     async with aiohttp.ClientSession() as session:
         yield Gke(site, api, session)
@@ -178,7 +181,8 @@ async def test_a_new_cluster_has_its_two_pools_and_their_nodes(gke: Gke) -> None
     status, cluster = await gke.call("GET", CLUSTER)
     assert (status, cluster["name"], cluster["status"]) == (200, "llm-d-cluster", "RUNNING")
     assert cluster["currentMasterVersion"] == "1.36.3"
-    assert cluster["endpoint"] == gke.site.api_server[0]
+    assert cluster["endpoint"] == "{}:{}".format(*gke.site.api_server)
+    assert b64decode(cluster["masterAuth"]["clusterCaCertificate"]) == gke.site.authority.read_bytes()
     assert [pool["name"] for pool in cluster["nodePools"]] == ["default-pool", "nvidia-t4-pool"]
     _, listed = await gke.call("GET", "/v1/projects/sandbox-project/locations/-/clusters")
     assert listed["clusters"] == [cluster]

@@ -9,11 +9,13 @@ from functools import cached_property
 from pathlib import Path
 
 from llmd_runbook.clients.guard import Guard, read_only
-from llmd_runbook.clients.releases import process
+from llmd_runbook.clients.releases import manifests, process
 from llmd_runbook.clients.releases.base import OnLine, Release
 from llmd_runbook.errors import ToolError
 
 OLDEST = (3, 12)
+_OLDEST_THAT_LOOKS_UP = (3, 13)
+_IDENTITY = Path(__file__).parent / "identity"
 _INSTALL = "install helm 3.12 or newer (https://helm.sh/docs/intro/install/) and put it on PATH"
 _READS = ("get", "list", "pull", "template")
 _RFC3339 = "2006-01-02T15:04:05Z07:00"  # Go's way of writing a time format
@@ -71,6 +73,15 @@ class Helm:
             for entry in json.loads(text)
         ]
 
+    def cluster_uid(self) -> str | None:
+        """UID of the namespace kube-system of the cluster that helm itself reaches, whatever its own variables
+        (`HELM_KUBEAPISERVER` and others) make of what it was given; None for a helm that cannot tell (3.12).
+        """
+        if not is_at_least(self.version, _OLDEST_THAT_LOOKS_UP):
+            return None
+        text = self.run("template", "identity", str(_IDENTITY), "--dry-run=server")
+        return str(manifests.parse(text, "helm template identity")[0]["data"]["uid"])
+
     def plugins(self) -> dict[str, str]:
         """Versions of the installed plug-ins, by name."""
         lines = process.run([self._binary, "plugin", "list"], timeout_s=self._timeout_s, install=_INSTALL)
@@ -80,7 +91,16 @@ class Helm:
 
 def require(version: str, oldest: tuple[int, int], tool: str, remedy: str) -> None:
     """Raise ToolError if `version` is below `oldest`; a development build, which has no number, passes."""
-    found = re.search(r"(\d+)\.(\d+)", version)
-    if found and (int(found[1]), int(found[2])) < oldest:
+    if not is_at_least(version, oldest):
         needed = ".".join(map(str, oldest))
         raise ToolError(f"{tool} {version} is too old: {needed} or newer is needed", remedy=remedy)
+
+
+def is_at_least(version: str, oldest: tuple[int, int]) -> bool:
+    """Whether a version is that one or newer; a development build, which has no number, is.
+
+    >>> is_at_least("v3.9.4", (3, 12)), is_at_least("v4.0.0", (3, 12))
+    (False, True)
+    """
+    found = re.search(r"(\d+)\.(\d+)", version)
+    return found is None or (int(found[1]), int(found[2])) >= oldest
