@@ -24,13 +24,12 @@ from tests.drills.notebook import execute
 
 PRELOADED = (container_v1, all_checks())
 """What takes seconds to load is there when a child begins."""
-STAGES = ("02_scale_pool", "03_swap_patterns", "07_cleanup")
 FINISHED, FAILED = 0, 1
 
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload([__name__])
 
-HELM_S = 30.0
+HELM_S = 15.0
 """How long a command of helm may take here."""
 COMPRESSED: dict[Any, dict[str, float]] = {
     pending: {"ABANDONED_S": 2.0},

@@ -17,8 +17,7 @@ from llmd_runbook.manifest import Status
 from llmd_runbook.run.store import RunStore
 from llmd_sandbox.faults.declared import Fault, Kind, changes
 from tests.drills import table
-from tests.drills.ground import Ground, lost_record
-from tests.drills.lives import STAGES
+from tests.drills.ground import ENDS_WITH, STAGES, Ground, lost_record
 from tests.drills.table import Row
 
 pytestmark = [pytest.mark.drills, pytest.mark.timeout(1200)]
@@ -115,7 +114,7 @@ def drill(ground: Ground, stage: str, victims: list[Call], kind: Kind, order: di
             _note(ground, call, kind, since_s, order[call])
             assert lives <= len(victims) + 1
     pattern = ground.serves()
-    assert pattern == {"02_scale_pool": "pattern1", "03_swap_patterns": "pattern3", "07_cleanup": "pattern1"}[stage]
+    assert pattern == ENDS_WITH[stage]
     assert ground.orphans(pattern) == []
     attempts = RunStore(next(ground.output.glob(f"*/{run}"))).read().stage(stage).attempts
     assert [each.status for each in attempts] == [Status.RUNNING] * len(hit) + [Status.FINISHED]
