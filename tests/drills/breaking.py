@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import time
 from typing import Any
 
@@ -50,6 +51,11 @@ def start_well(ground: Ground) -> None:
         _kubectl(ground, "delete", "pods", "-l", selector, "--grace-period=1", "--wait=false")
 
 
+def disk_full(ground: Ground) -> None:
+    """From now on the run cannot write into any file; what it has begun (helm) can, and what it begins cannot."""
+    resource.prlimit(ground.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+
 def gateway_down(ground: Ground) -> None:
     """No listener for five seconds."""
     name = ground.profile.pattern3.gateway
@@ -84,10 +90,10 @@ def node_disappears(ground: Ground) -> None:
 
 
 def new_node_disappears(ground: Ground) -> None:
-    """A machine that a resize has just made is gone without a word."""
-    known = set(ground.nodes())
-    wait_until(lambda: set(ground.nodes()) - known, "no new node")
-    _disappears(ground, (set(ground.nodes()) - known).pop().removeprefix("node/"))
+    """A machine that a resize has just made, so that nothing runs on it, is gone without a word."""
+    used = {f"node/{pod['spec']['nodeName']}" for pod in _with_nodes(ground, PATTERN1)}
+    wait_until(lambda: set(ground.nodes()) - used, "no new node")
+    _disappears(ground, (set(ground.nodes()) - used).pop().removeprefix("node/"))
 
 
 def scaled_again(ground: Ground) -> None:

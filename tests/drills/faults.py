@@ -36,8 +36,8 @@ class Drill:
         trigger: as soon as a request was made of which this regular expression is found in "METHOD path" ...
         act: ... this is done.
         helm_hangs: the helm command, as a shell pattern, that hangs the first time.
-        file_limit: bytes that a file of the run may have; 0: any number.
         shows: regular expression that must be found in the record of the attempt.
+        silences: the record cannot be written from the fault on, and stays as it was: true until then.
         harmful: the fault itself takes answers away, so that even a surge loses requests.
     """
 
@@ -49,8 +49,8 @@ class Drill:
     trigger: str = ""
     act: Act | None = None
     helm_hangs: str = ""
-    file_limit: int = 0
     shows: str = ""
+    silences: bool = False
     harmful: bool = False
 
     @contextmanager

@@ -71,13 +71,17 @@ class Ground:
         stages: Sequence[str],
         run: str = "new",
         door: ApiProxy | None = None,
-        file_limit: int = 0,
         **environment: str,
     ) -> Life:
         """One life that has begun."""
         own = {**self.environment(door), **environment}
-        self._life = Life(self.files[self.strategy], self.output, own, stages, run, file_limit)
+        self._life = Life(self.files[self.strategy], self.output, own, stages, run)
         return self._life
+
+    @property
+    def pid(self) -> int:
+        """Of the present life."""
+        return self._life.pid
 
     def environment(self, door: ApiProxy | None) -> dict[str, str]:
         """Of a process that meets the faults of a door."""
@@ -85,7 +89,7 @@ class Ground:
         return own | {"KUBECONFIG": str(door.kubeconfig), GKE: door.gke} if door else own
 
     def _kill(self, _client: int) -> None:
-        kill_tree(psutil.Process(self._life.pid))
+        kill_tree(psutil.Process(self.pid))
 
     # --- the node pool, past the product
 

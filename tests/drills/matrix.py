@@ -13,12 +13,11 @@ from tests.drills import breaking
 from tests.drills.faults import Drill, api
 from tests.drills.ground import PATTERN1, PATTERN3, RECREATE, SURGE
 
-_BOUNDS, _SIZE = r"/clusters/llm-d-cluster\?", ":setSize"
-_ROUTE, _OWN = "/httproutes/llm-d-route(\\?|$)", "/httproutes/llm-d-route-to-"
-_MOVED = rf"(PATCH|PUT|POST) .*{_ROUTE}"
+_BOUNDS, SIZE = r"/clusters/llm-d-cluster\?", ":setSize"
+ROUTE, _OWN = "/httproutes/llm-d-route(\\?|$)", "/httproutes/llm-d-route-to-"
+_MOVED = rf"(PATCH|PUT|POST) .*{ROUTE}"
 _LOCKED = r"(POST|PUT|PATCH) .*/leases"
 _HANDS = "/deployments/ms-pattern"
-_FULL = "full disk (no file may grow beyond 24 kB)"
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,13 @@ def _throttled(step: str, *paths: str) -> Drill:
     return Drill("API 429", step, tuple(Fault(Kind.THROTTLE, path=path, changes=True) for path in paths))
 
 
+def _full(step: str, trigger: str) -> Drill:
+    return Drill("full disk under outputs/", step, trigger=trigger, act=breaking.disk_full, silences=True)
+
+
 SCALING = [
     *api("02 autoscaling", _BOUNDS, "API 409", "API 429", "API 500", "answer lost", "time-out", method="PUT"),
-    *api("02 size", _SIZE, "API 409", "API 429", "API 500", "answer lost", "time-out"),
+    *api("02 size", SIZE, "API 409", "API 429", "API 500", "answer lost", "time-out"),
     Drill(
         "GKE stock-out",
         "02 size",
@@ -56,10 +59,10 @@ SCALING = [
         "02",
         trigger=_LOCKED,
         act=breaking.busy_elsewhere,
-        shows="after SET_NODE_POOL_SIZE|Conflict",
+        shows="after SET_NODE_POOLSIZE|Conflict",
     ),
-    Drill("node disappears", "02 size", trigger=f"POST .*{_SIZE}", act=breaking.new_node_disappears),
-    Drill("full disk (no file may grow beyond 4 kB)", "02", file_limit=4_000),
+    Drill("node disappears", "02 size", trigger=f"POST .*{SIZE}", act=breaking.new_node_disappears),
+    _full("02 size", f"POST .*{SIZE}"),
 ]
 
 
@@ -100,16 +103,16 @@ GROUPS: dict[str, Group] = {
             *api("03 remove", f"{_HANDS}1", "API 409", "API 500", "answer lost", "time-out", method="DELETE"),
             *api("03 install", f"{_HANDS}3", "API 409", "API 500", "answer lost", method="PATCH"),
             Drill("hanging helm", "03 install", helm_hangs='"upgrade --install ms-pattern3 "*'),
-            *api("03 route", _ROUTE, "API 500", "answer lost", "time-out", "API 409", method="PATCH"),
-            _throttled("03 remove, install, route", f"{_HANDS}1", f"{_HANDS}3", _ROUTE),
+            *api("03 route", ROUTE, "API 500", "answer lost", "time-out", "API 409", method="PATCH"),
+            _throttled("03 remove, install, route", f"{_HANDS}1", f"{_HANDS}3", ROUTE),
         ],
         cleanup=[
             Drill("hanging helm", "07 remove", helm_hangs='"uninstall ms-pattern3 "*'),
             *api("07 remove", f"{_HANDS}3", "API 409", "API 500", "answer lost", method="DELETE"),
             *api("07 install", f"{_HANDS}1", "API 409", "API 500", "answer lost", "time-out", method="PATCH"),
-            *api("07 route", _ROUTE, "API 409", "API 500", "answer lost", "time-out", method="PATCH"),
-            *api("07 shrink", _SIZE, "API 500", "answer lost", "API 409", "time-out"),
-            _throttled("07 remove, install, route, shrink", f"{_HANDS}3", f"{_HANDS}1", _ROUTE, _SIZE),
+            *api("07 route", ROUTE, "API 409", "API 500", "answer lost", "time-out", method="PATCH"),
+            *api("07 shrink", SIZE, "API 500", "answer lost", "API 409", "time-out"),
+            _throttled("07 remove, install, route, shrink", f"{_HANDS}3", f"{_HANDS}1", ROUTE, SIZE),
         ],
     ),
     "recreate, machines": Group(
@@ -121,7 +124,9 @@ GROUPS: dict[str, Group] = {
             _SPOT,
             _GONE,
             _CRASH3,
-            Drill(_FULL, "03", file_limit=24_000),
+            _full("03 remove", f"DELETE .*{_HANDS}1"),
+            _full("03 install", f"PATCH .*{_HANDS}3"),
+            _full("03 route", _MOVED),
             _DOWN,
         ],
         cleanup=[
@@ -132,14 +137,15 @@ GROUPS: dict[str, Group] = {
                 after=breaking.start_well,
                 shows="DeadlineExceeded",
             ),
-            Drill(_FULL, "07", file_limit=24_000),
+            _full("07 remove", f"DELETE .*{_HANDS}3"),
+            _full("07 shrink", f"POST .*{SIZE}"),
             replace(_DOWN, step="07 route"),
             Drill(
                 "GKE operation of somebody else",
                 "07 shrink",
                 trigger=_MOVED,
                 act=breaking.busy_elsewhere,
-                shows="after SET_NODE_POOL_SIZE|Conflict",
+                shows="after SET_NODE_POOLSIZE|Conflict",
             ),
             replace(_CRASH3, step="07 route", act=breaking.replica_crashes(PATTERN1)),
         ],
@@ -150,10 +156,10 @@ GROUPS: dict[str, Group] = {
             *api("03 install beside", f"{_HANDS}3", "API 500", method="PATCH"),
             Drill("hanging helm", "03 install beside", helm_hangs='"upgrade --install ms-pattern3 "*'),
             *api("03 own route", _OWN, "API 500", method="PATCH"),
-            *api("03 route", _ROUTE, "API 500", "answer lost", "time-out", "API 409", method="PATCH"),
+            *api("03 route", ROUTE, "API 500", "answer lost", "time-out", "API 409", method="PATCH"),
             *api("03 own route goes", _OWN, "API 409", method="DELETE"),
             *api("03 removal", f"{_HANDS}1", "API 500", "answer lost", method="DELETE"),
-            *api("03 shrink", _SIZE, "API 500", "API 409", "answer lost", "time-out"),
+            *api("03 shrink", SIZE, "API 500", "API 409", "answer lost", "time-out"),
         ],
     ),
     "surge, machines": Group(

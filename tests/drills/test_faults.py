@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -20,17 +21,23 @@ from tests.drills.matrix import GROUPS, SCALING
 from tests.drills.table import Row
 
 pytestmark = [pytest.mark.drills, pytest.mark.timeout(900)]
+_SHORT = re.compile(r"projects/\S+/")
+_LONGEST = 240
 _TRIES = 2
 """Attempts without a fault in which a stage must be finished."""
 _NOTICED = 10
 """Ticks without an answer from which on the stage's own probe, which is denser, cannot have missed it: a second."""
 
 
+Numbered = deque[tuple[int, Drill]]
+"""Drills that are still to be, with their numbers."""
+
+
 @pytest.mark.parametrize("drill", SCALING, ids=lambda drill: f"{drill.fault}, {drill.step}")
 def test_stage_02_with_a_fault(ground: Ground, tmp_path: Path, drill: Drill) -> None:
     ground.strategy = RECREATE
     ground.as_before_02()
-    run_through(ground, SCALE, deque([drill]), tmp_path, (1, SCALING.index(drill)))
+    run_through(ground, SCALE, deque([(SCALING.index(drill), drill)]), tmp_path, (1, 0))
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -38,7 +45,11 @@ def test_stages_03_and_07_with_faults(ground: Ground, tmp_path: Path, name: str)
     group = GROUPS[name]
     ground.strategy = group.strategy
     place = (2, list(GROUPS).index(name))
-    drills = {SCALE: deque[Drill](), SWAP: deque(group.swap), CLEANUP: deque(group.cleanup)}
+    drills: dict[str, Numbered] = {
+        SCALE: deque(),
+        SWAP: deque(enumerate(group.swap)),
+        CLEANUP: deque(enumerate(group.cleanup)),
+    }
     cycle = 0
     while any(drills.values()):
         cycle += 1
@@ -50,28 +61,33 @@ def test_stages_03_and_07_with_faults(ground: Ground, tmp_path: Path, name: str)
 class Drilled:
     """An attempt with a fault, and how many ticks of the probe found no answer until the next fault."""
 
+    number: int
     drill: Drill
     attempt: Attempt
     lost: int = 0
     sent: int = 0
 
 
-def run_through(ground: Ground, stage: str, drills: deque[Drill], folder: Path, place: tuple[int, ...]) -> None:
-    """A stage to its end: each attempt with its next fault while there are any, then without."""
+def run_through(ground: Ground, stage: str, drills: Numbered, folder: Path, place: tuple[int, ...]) -> None:
+    """A stage to its end: each attempt with its next fault while there are any, then without.
+
+    Args:
+        place: of the rows in the table, before the drills' numbers.
+    """
     done: list[Drilled] = []
     run, plain, announced, finished = "new", 0, False, False
     for number in count(1):
-        drill = drills.popleft() if drills and not finished else None
+        row, drill = drills.popleft() if drills and not finished else (0, None)
         since_s = time.monotonic()
         ended = attempted(ground, stage, run, drill, folder / stage / str(number))
         attempt, run = ended.attempts[stage], ended.run
-        announced = announced or announces(attempt)
+        announced = (announced or announces(attempt)) and not (stage == SWAP and ground.strategy == SURGE)
         lost, sent = ground.probe.lost(since_s), ground.probe.count(since_s)
         harmful = drill is not None and drill.harmful
         assert not lost or announced or harmful, f"{stage}, {drill}: {lost} of {sent} lost, and no outage was announced"
         assert lost < _NOTICED or announced or not says_nothing_was_lost(attempt), f"{lost} of {sent} lost: {attempt}"
         if drill:
-            done.append(Drilled(drill, attempt))
+            done.append(Drilled(row, drill, attempt))
         if done:
             done[-1].lost += lost
             done[-1].sent += sent
@@ -86,7 +102,8 @@ def run_through(ground: Ground, stage: str, drills: deque[Drill], folder: Path, 
     for place_in_run, one in enumerate(done, 1):
         fate = "finished" if place_in_run == number else f"finished in attempt {number} of the run, nothing orphaned"
         step = one.drill.step + (", surge" if ground.strategy == SURGE and stage == SWAP else "")
-        table.add(Row(place, one.drill.fault, step, happened(one.attempt), one.lost, one.sent, fate))
+        order = (*place, one.number)
+        table.add(Row(order, one.drill.fault, step, happened(one.attempt), one.lost, one.sent, fate))
 
 
 def attempted(ground: Ground, stage: str, run: str, drill: Drill | None, folder: Path) -> Ended:
@@ -96,9 +113,9 @@ def attempted(ground: Ground, stage: str, run: str, drill: Drill | None, folder:
         true_record(ended, stage)
         return ended
     with drill.on(ground, folder) as (door, environment):
-        ended = ground.begin([stage], run, door, file_limit=drill.file_limit, **environment).wait()
+        ended = ground.begin([stage], run, door, **environment).wait()
         attempt = ended.attempts[stage]
-        if drill.file_limit:  # what cannot be written any more stays as it was: true until then
+        if drill.silences:
             assert ended.status != FINISHED
             assert attempt.status is Status.RUNNING
         else:
@@ -124,7 +141,10 @@ def says_nothing_was_lost(attempt: Attempt) -> bool:
 def happened(attempt: Attempt) -> str:
     """What became of the attempt, in the record's own words."""
     if attempt.error:
-        return f"{attempt.error.kind}: {attempt.error.message.splitlines()[0]}"
+        what, *more = [line.strip() for line in attempt.error.message.splitlines()]
+        reason = next((line.removeprefix("reason: ") for line in more if line.startswith("reason: ")), "")
+        said = f"{attempt.error.kind}: {_SHORT.sub('', what)}" + (f": {_SHORT.sub('', reason)}" if reason else "")
+        return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 3].rstrip()}..."
     if attempt.status is Status.RUNNING:
         return "the record could not be written any more; the stage ended"
     if attempt.verdict is Verdict.PASS:
