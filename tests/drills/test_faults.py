@@ -20,7 +20,7 @@ from tests.drills.lives import FINISHED, Ended
 from tests.drills.matrix import GROUPS, SCALING
 from tests.drills.table import Row
 
-pytestmark = [pytest.mark.drills, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.drills, pytest.mark.timeout(1800)]
 _SHORT = re.compile(r"projects/\S+/")
 _LONGEST = 240
 _TRIES = 2
