@@ -50,7 +50,7 @@ test-cli: $(VENV)/.dev ## helm 3, helm 4, helmfile, kubectl, on a sandbox (CLI=w
 
 test-drills: $(VENV)/.dev ## every fault during every changing step, and a kill around every call; writes docs/drills.md
 	@$(BIN)/llmd-sandbox build
-	LLMD_DRILLS_TABLE=docs/drills.md $(BIN)/pytest -m drills tests/drills
+	$(BIN)/python -m tests.drills docs/drills.md
 
 bench-routing: $(VENV)/.dev ## decisions per second of the reference model; who passes the affinity test, of 1,000 runs
 	$(BIN)/python -m benchmarks.routing

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.drills import table
 from tests.drills.ground import Ground, ground_of
 from tests.end_to_end.conftest import Sandbox, running
 
@@ -22,7 +21,3 @@ def drill_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]
 def ground(drill_sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     with ground_of(drill_sandbox, tmp_path_factory.mktemp("drills")) as ground:
         yield ground
-
-
-def pytest_sessionfinish() -> None:
-    table.write()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,13 +23,12 @@ from tests.drills.notebook import execute
 
 PRELOADED = (container_v1, all_checks())
 """What takes seconds to load is there when a child begins."""
-STAGES = ("02_scale_pool", "03_swap_patterns", "07_cleanup")
 FINISHED, FAILED = 0, 1
 
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload([__name__])
 
-HELM_S = 30.0
+HELM_S = 20.0
 """How long a command of helm may take here."""
 COMPRESSED: dict[Any, dict[str, float]] = {
     pending: {"ABANDONED_S": 2.0},
@@ -59,12 +57,11 @@ class Life:
         environment: Mapping[str, str],
         stages: Sequence[str],
         run: str = "new",
-        file_limit: int = 0,
     ) -> None:
         self._output, self._stages = output, stages
         self._before = {each.run_id for each in all_runs(output)}
         self._run = run
-        arguments = (str(profile), str(output), dict(environment), list(stages), run, file_limit)
+        arguments = (str(profile), str(output), dict(environment), list(stages), run)
         self._process = _server.Process(target=_live, args=arguments)
         self._process.start()
 
@@ -92,7 +89,7 @@ class Life:
         return Ended(self._process.exitcode, store.run_id, attempts)
 
 
-def _live(profile: str, output: str, environment: dict[str, str], stages: list[str], run: str, file_limit: int) -> None:
+def _live(profile: str, output: str, environment: dict[str, str], stages: list[str], run: str) -> None:
     os.environ.clear()
     os.environ.update({**environment, OUTPUT_VARIABLE: output})
     os.setsid()
@@ -102,8 +99,6 @@ def _live(profile: str, output: str, environment: dict[str, str], stages: list[s
         for name, value in values.items():
             if hasattr(module, name):
                 setattr(module, name, value)
-    if file_limit:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     for stage in stages:
         names: dict[str, Any] = {}
         error = execute(stage, profile, run, names)

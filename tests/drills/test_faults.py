@@ -1,13 +1,12 @@
-"""Every fault during every changing step: the service answers at the end, the record is true, nothing is orphaned.
-
-Cycles of 02, 03 and 07, each stage with its next fault: a stage that did not finish is run again, in the same run and
-without the fault, until it does, which must be soon.
-"""
+"""Every fault during every changing step: the service answers at the end, the record is true, nothing is orphaned."""
 
 from __future__ import annotations
 
+import re
 import time
-from itertools import zip_longest
+from collections import deque
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -15,76 +14,141 @@ import pytest
 from llmd_runbook.manifest import Attempt, Status
 from llmd_runbook.verdicts import Verdict
 from tests.drills import table
-from tests.drills.faults import CLEANUP, DRILLS, SCALE, SWAP, Drill
-from tests.drills.ground import Ground, true_record
-from tests.drills.lives import FINISHED
+from tests.drills.faults import Drill
+from tests.drills.ground import CLEANUP, ENDS_WITH, PATTERN1, RECREATE, SCALE, STAGES, SURGE, SWAP, Ground, true_record
+from tests.drills.lives import FINISHED, Ended
+from tests.drills.matrix import GROUPS, SCALING
 from tests.drills.table import Row
 
-pytestmark = pytest.mark.timeout(600)
-CYCLES = list(zip_longest(DRILLS[SCALE], DRILLS[SWAP], DRILLS[CLEANUP]))
-ENDS_WITH = {SCALE: "pattern1", SWAP: "pattern3", CLEANUP: "pattern1"}
-_TRIES = 3
+pytestmark = [pytest.mark.drills, pytest.mark.timeout(1800)]
+_SHORT = re.compile(r"projects/\S+/")
+_LONGEST = 240
+_TRIES = 2
+"""Attempts without a fault in which a stage must be finished."""
+_NOTICED = 10
+"""Ticks without an answer from which on the stage's own probe, which is denser, cannot have missed it: a second."""
 
 
-def _name(cycle: tuple[Drill | None, ...]) -> str:
-    return "+".join(drill.name for drill in cycle if drill)
+Numbered = deque[tuple[int, Drill]]
+"""Drills that are still to be, with their numbers."""
 
 
-@pytest.mark.drills
-@pytest.mark.parametrize("number", range(len(CYCLES)), ids=[_name(cycle) for cycle in CYCLES])
-def test_a_cycle_with_faults(ground: Ground, tmp_path: Path, number: int) -> None:
-    for stage, drill in zip((SCALE, SWAP, CLEANUP), CYCLES[number], strict=True):
-        folder = tmp_path / stage
-        folder.mkdir()
+@pytest.mark.parametrize("drill", SCALING, ids=lambda drill: f"{drill.fault}, {drill.step}")
+def test_stage_02_with_a_fault(ground: Ground, tmp_path: Path, drill: Drill) -> None:
+    ground.strategy = RECREATE
+    ground.as_before_02()
+    run_through(ground, SCALE, deque([(SCALING.index(drill), drill)]), tmp_path, (1, 0))
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_stages_03_and_07_with_faults(ground: Ground, tmp_path: Path, name: str) -> None:
+    group = GROUPS[name]
+    ground.strategy = group.strategy
+    place = (2, list(GROUPS).index(name))
+    drills: dict[str, Numbered] = {
+        SCALE: deque(),
+        SWAP: deque(enumerate(group.swap)),
+        CLEANUP: deque(enumerate(group.cleanup)),
+    }
+    cycle = 0
+    while any(drills.values()):
+        cycle += 1
+        for stage in STAGES:
+            run_through(ground, stage, drills[stage], tmp_path / f"{cycle}", (*place, STAGES.index(stage)))
+
+
+@dataclass
+class Drilled:
+    """An attempt with a fault, and how many ticks of the probe found no answer until the next fault."""
+
+    number: int
+    drill: Drill
+    attempt: Attempt
+    lost: int = 0
+    sent: int = 0
+
+
+def run_through(ground: Ground, stage: str, drills: Numbered, folder: Path, place: tuple[int, ...]) -> None:
+    """A stage to its end: each attempt with its next fault while there are any, then without.
+
+    Args:
+        place: of the rows in the table, before the drills' numbers.
+    """
+    done: list[Drilled] = []
+    run, plain, announced, finished = "new", 0, False, False
+    for number in count(1):
+        row, drill = drills.popleft() if drills and not finished else (0, None)
+        since_s = time.monotonic()
+        ended = attempted(ground, stage, run, drill, folder / stage / str(number))
+        attempt, run = ended.attempts[stage], ended.run
+        announced = (announced or announces(attempt)) and not (stage == SWAP and ground.strategy == SURGE)
+        lost, sent = ground.probe.lost(since_s), ground.probe.count(since_s)
+        harmful = drill is not None and drill.harmful
+        assert not lost or announced or harmful, f"{stage}, {drill}: {lost} of {sent} lost, and no outage was announced"
+        assert lost < _NOTICED or announced or not says_nothing_was_lost(attempt), f"{lost} of {sent} lost: {attempt}"
         if drill:
-            drilled(ground, stage, drill, folder)
-        else:
-            finished(ground, stage, "new")
-
-
-def drilled(ground: Ground, stage: str, drill: Drill, folder: Path) -> None:
-    """The stage with the fault, then without it, to its end."""
-    since_s = time.monotonic()
-    with drill.on(ground, folder) as (door, environment):
-        ended = ground.begin([stage], "new", door, file_limit=drill.file_limit, **environment).wait()
-    attempt = ended.attempts[stage]
-    if not drill.file_limit:
-        true_record(ended, stage)
-    else:  # what cannot be written any more stays as it was: true until then
-        assert ended.status != FINISHED
-        assert attempt.status is Status.RUNNING
-    tries = 0
-    if attempt.status is not Status.FINISHED or attempt.verdict is not Verdict.PASS:
-        tries = finished(ground, stage, ended.run)
+            done.append(Drilled(row, drill, attempt))
+        if done:
+            done[-1].lost += lost
+            done[-1].sent += sent
+        finished = attempt.status is Status.FINISHED
+        if finished and attempt.verdict is Verdict.PASS:
+            break
+        plain += drill is None
+        assert plain < _TRIES, f"{stage} after {plain} attempts without a fault: {attempt.error or attempt.result}"
     assert ground.serves() == ENDS_WITH[stage]
     if stage != SCALE:
         assert ground.orphans(ENDS_WITH[stage]) == []
-    lost, sent = ground.probe.lost(since_s), ground.probe.count(since_s)
-    order = (1, list(DRILLS).index(stage), DRILLS[stage].index(drill))
-    table.add(Row(order, drill.fault, drill.step, _happened(attempt), lost, sent, _ended(tries)))
+    for place_in_run, one in enumerate(done, 1):
+        fate = "finished" if place_in_run == number else f"finished in attempt {number} of the run, nothing orphaned"
+        step = one.drill.step + (", surge" if ground.strategy == SURGE and stage == SWAP else "")
+        order = (*place, one.number)
+        table.add(Row(order, one.drill.fault, step, happened(one.attempt), one.lost, one.sent, fate))
 
 
-def finished(ground: Ground, stage: str, run: str) -> int:
-    """Run a stage until it is finished and every check passes; how often that took."""
-    for tries in range(1, _TRIES + 1):
+def attempted(ground: Ground, stage: str, run: str, drill: Drill | None, folder: Path) -> Ended:
+    """One attempt, with that fault; its record must be true of what is there then."""
+    if drill is None:
         ended = ground.live([stage], run)
-        attempt = true_record(ended, stage)
-        if attempt.status is Status.FINISHED and attempt.verdict is Verdict.PASS:
-            return tries
-        run = ended.run
-    raise AssertionError(f"{stage} after {_TRIES} tries without a fault: {attempt.error or attempt.result}")
+        true_record(ended, stage)
+        return ended
+    with drill.on(ground, folder) as (door, environment):
+        ended = ground.begin([stage], run, door, **environment).wait()
+        attempt = ended.attempts[stage]
+        if drill.silences:
+            assert ended.status != FINISHED
+            assert attempt.status is Status.RUNNING
+        else:
+            true_record(ended, stage)
+        assert drill.shown(attempt), f"{drill}: not in the record: {attempt.model_dump_json(indent=1)}"
+        assert ground.left_running() == []
+        if attempt.error and attempt.error.kind == "RolledBack":
+            assert ground.serves() == PATTERN1
+    return ended
 
 
-def _happened(attempt: Attempt) -> str:
+def announces(attempt: Attempt) -> bool:
+    """Whether the plan of the attempt says that there will be an outage."""
+    return attempt.result is not None and any(note.text.startswith("Outage:") for note in attempt.result.notes)
+
+
+def says_nothing_was_lost(attempt: Attempt) -> bool:
+    """Whether the stage's own probe claims so."""
+    checks = attempt.result.checks if attempt.result else []
+    return any(check.id == "swap.losses" and check.verdict is Verdict.PASS for check in checks)
+
+
+def happened(attempt: Attempt) -> str:
+    """What became of the attempt, in the record's own words."""
     if attempt.error:
-        return f"{attempt.error.kind}: {attempt.error.message.splitlines()[0]}"
+        what, *more = [line.strip() for line in attempt.error.message.splitlines()]
+        reason = next((line.removeprefix("reason: ") for line in more if line.startswith("reason: ")), "")
+        said = f"{attempt.error.kind}: {_SHORT.sub('', what)}" + (f": {_SHORT.sub('', reason)}" if reason else "")
+        return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 3].rstrip()}..."
     if attempt.status is Status.RUNNING:
         return "the record could not be written any more; the stage ended"
     if attempt.verdict is Verdict.PASS:
         return "the stage went on and finished"
-    failed = [check.id for check in attempt.result.checks if check.verdict is Verdict.FAIL] if attempt.result else []
-    return f"the stage finished; failed: {', '.join(failed)}"
-
-
-def _ended(tries: int) -> str:
-    return "finished" if not tries else f"run again ({tries}x): finished, nothing orphaned"
+    checks = attempt.result.checks if attempt.result else []
+    failed = [f"{check.id} {check.verdict}" for check in checks if check.verdict is not Verdict.PASS]
+    return f"the stage finished; {', '.join(failed)}"

@@ -1,7 +1,8 @@
 """The run is killed around every single changing call of stages 02, 03 and 07, and taken up again.
 
 First a run without faults says which calls there are. They fall into groups, one a tool's command: in each cycle one
-call of every group kills the run, so that a few cycles have killed it at each.
+call of every group kills the run, so that a few cycles have killed it at each. A surge makes the same calls in another
+order: it is killed once in each of its steps, and loses no request.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from llmd_runbook.manifest import Status
 from llmd_runbook.run.store import RunStore
 from llmd_sandbox.faults.declared import Fault, Kind, changes
 from tests.drills import table
-from tests.drills.ground import Ground, lost_record
-from tests.drills.lives import STAGES
+from tests.drills.ground import CLEANUP, ENDS_WITH, RECREATE, SCALE, STAGES, SURGE, SWAP, Ground, lost_record
 from tests.drills.table import Row
 
 pytestmark = [pytest.mark.drills, pytest.mark.timeout(1200)]
@@ -35,10 +35,10 @@ class Call:
 
     @property
     def group(self) -> tuple[str, str]:
-        """Calls of one command: those for one release, or to one system, that make or that remove."""
-        release = re.search(r"(gaie|ms)-pattern[13]", self.path)
+        """Calls of one command: those for one release, or about one other object, that make or that remove."""
+        release = re.search(r"(?<!-to-)(gaie|ms)-pattern[13]", self.path)
         way = "remove" if self.method == "DELETE" or self.path.endswith(".v1.v1") else "make"
-        return self.stage, f"{way} {release[0]}" if release else self.path
+        return self.stage, f"{way} {release[0] if release else self.path}"
 
     def fault(self, kind: Kind) -> Fault:
         """Kill whoever makes this call."""
@@ -78,6 +78,7 @@ def _meet(one: Call, other: Call) -> bool:
 
 
 def test_killed_around_every_single_changing_call(ground: Ground) -> None:
+    ground.strategy = RECREATE
     by_stage = {stage: calls_of(ground, stage) for stage in STAGES}
     everything = [call for stage in STAGES for call in by_stage[stage]]
     assert len(everything) >= 40, everything
@@ -91,16 +92,33 @@ def test_killed_around_every_single_changing_call(ground: Ground) -> None:
     assert Counter(hit) == Counter(everything)
 
 
+def test_a_surge_that_is_killed_in_each_of_its_steps_loses_nothing(ground: Ground) -> None:
+    ground.strategy = SURGE
+    assert ground.live([SCALE]).status == 0
+    groups: dict[tuple[str, str], list[Call]] = {}
+    for call in calls_of(ground, SWAP):
+        groups.setdefault(call.group, []).append(call)
+    assert len(groups) >= 8, groups
+    assert ground.live([CLEANUP]).status == 0
+    assert ground.live([SCALE]).status == 0
+    victims = [calls[len(calls) // 2] for calls in groups.values()]
+    order = {call: number for number, call in enumerate(victims)}
+    assert Counter(drill(ground, SWAP, victims, Kind.KILL_AFTER, order)) == Counter(victims)
+    assert ground.live([CLEANUP]).status == 0
+
+
 def drill(ground: Ground, stage: str, victims: list[Call], kind: Kind, order: dict[Call, int]) -> list[Call]:
     """Run a stage, taken up again after each kill, until it is finished; the calls at which it was killed."""
     hit: list[Call] = []
-    run, lives = "new", 0
+    run, lossless = "new", stage == SCALE or (stage == SWAP and ground.strategy == SURGE)
     with ground.door(*(victim.fault(kind) for victim in victims)) as door:
         while True:
-            since_s, before, lives = time.monotonic(), len(door.seen), lives + 1
+            since_s, before = time.monotonic(), len(door.seen)
             ended = ground.live([stage], run, door)
             run = ended.run or run
             attempt = ended.attempts.get(stage)
+            lost = ground.probe.lost(since_s)
+            assert not (lossless and lost), f"{lost} lost in {stage} after {hit}"
             if ended.status == 0:
                 assert attempt is not None
                 assert attempt.status is Status.FINISHED
@@ -113,9 +131,9 @@ def drill(ground: Ground, stage: str, victims: list[Call], kind: Kind, order: di
             call = next(each for each in victims if each.fault(kind).hits(seen.method, seen.path) and each not in hit)
             hit.append(call)
             _note(ground, call, kind, since_s, order[call])
-            assert lives <= len(victims) + 1
+            assert len(hit) <= len(victims)
     pattern = ground.serves()
-    assert pattern == {"02_scale_pool": "pattern1", "03_swap_patterns": "pattern3", "07_cleanup": "pattern1"}[stage]
+    assert pattern == ENDS_WITH[stage]
     assert ground.orphans(pattern) == []
     attempts = RunStore(next(ground.output.glob(f"*/{run}"))).read().stage(stage).attempts
     assert [each.status for each in attempts] == [Status.RUNNING] * len(hit) + [Status.FINISHED]
@@ -123,10 +141,11 @@ def drill(ground: Ground, stage: str, victims: list[Call], kind: Kind, order: di
 
 
 def _note(ground: Ground, call: Call, kind: Kind, since_s: float, order: int) -> None:
-    short = re.sub(r".*/(namespaces/llm-d/)?", "", call.path)
-    lost, sent = ground.probe.lost(since_s), ground.probe.count(since_s)
-    where = f"{call.stage[:2]} {call.method} {'/'.join(call.path.split('/')[-2:])}" if short else call.stage
+    during = f"{call.stage[:2]} {call.method} {'/'.join(call.path.split('/')[-2:])}"
+    if ground.strategy == SURGE:
+        during += ", surge"
     made = "before it was made" if kind is Kind.KILL_BEFORE else "after it was made"
-    table.add(
-        Row((0, order), "kernel death", where, f"SIGKILL {made}", lost, sent, "resumed to its end, nothing orphaned")
-    )
+    lost, sent = ground.probe.lost(since_s), ground.probe.count(since_s)
+    place = (0, int(ground.strategy == SURGE), order)
+    ended = "resumed to its end, nothing orphaned"
+    table.add(Row(place, "death of the whole run", during, f"SIGKILL {made}", lost, sent, ended))

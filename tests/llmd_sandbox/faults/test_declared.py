@@ -42,6 +42,11 @@ def test_no_such_file_and_no_regular_expression(tmp_path: Path) -> None:
         (Fault(Kind.THROTTLE, path="/nodes"), "GET", WATCH, False),
         (Fault(Kind.EXPIRE, path="/pods"), "GET", WATCH, True),
         (Fault(Kind.EXPIRE, path="/pods"), "GET", "/api/v1/pods", False),
+        (Fault(Kind.CUT, changes=True), "DELETE", "/api/v1/namespaces/n/pods/p", True),
+        (Fault(Kind.CUT, changes=True), "GET", "/api/v1/pods", False),
+        (Fault(Kind.CUT, changes=True), "PATCH", "/api/v1/pods/p?dryRun=All", False),
+        (Fault(Kind.CUT, changes=True), "PUT", "/apis/coordination.k8s.io/v1/namespaces/n/leases/l", False),
+        (Fault(Kind.CUT, changes=True), "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", False),
     ],
 )
 def test_what_a_fault_hits(fault: Fault, method: str, path: str, hit: bool) -> None:

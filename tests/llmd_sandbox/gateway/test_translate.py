@@ -5,7 +5,7 @@ import pytest
 
 from llmd_sandbox.gateway.envoy_config import EXT_PROC, BodyMode, Paths
 from llmd_sandbox.gateway.objects import World
-from llmd_sandbox.gateway.translate import BODY_MODE_ANNOTATION, Translation, our_gateways, translate
+from llmd_sandbox.gateway.translate import BODY_MODE_ANNOTATION, DOWN_ANNOTATION, Translation, our_gateways, translate
 
 PATHS = Paths(Path("/files"), Path("/access.log"))
 ADDRESSES = {"gateway-uid": "127.0.1.1"}
@@ -37,6 +37,16 @@ def test_a_gateway_that_is_not_set_up_yet_has_no_listener(world: World) -> None:
     found = translate(world, {}, PATHS)
     assert (found.snapshot.listeners, found.snapshot.routes) == ([], {})
     assert len(found.attachments) == 1
+
+
+def test_a_gateway_that_is_down_has_no_listener_and_keeps_its_routes(world: World) -> None:
+    (gateway,) = world.gateways.values()
+    gateway["metadata"]["annotations"] = {DOWN_ANNOTATION: "down"}
+    found = translate(world, ADDRESSES, PATHS)
+    assert found.snapshot.listeners == []
+    assert not any(attachment.refused for attachment in found.attachments)
+    gateway["metadata"]["annotations"] = {}
+    assert translate(world, ADDRESSES, PATHS).snapshot.listeners != []
 
 
 def test_gateways_of_other_classes_are_left_alone(world: World) -> None:

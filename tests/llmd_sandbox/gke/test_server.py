@@ -8,7 +8,7 @@ import json
 import random
 import socket
 from base64 import b64decode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from llmd_sandbox.control_plane import pki
+from llmd_sandbox.gke.reclaim import KUBELET, NOTICE
 from llmd_sandbox.gke.server import GkeServer
 from llmd_sandbox.gke.state import State
 from llmd_sandbox.kube import ApiStatus, KubeApi, Object
@@ -38,22 +39,30 @@ class MemoryApi(KubeApi):
         self.grace.set()
         self.evicted = asyncio.Event()
         self._watchers: dict[str, list[asyncio.Queue[Object]]] = {"nodes": [], "pods": []}
+        self._changed = asyncio.Event()
         self._ending: set[asyncio.Task[None]] = set()
         self._version = 0
 
-    async def call(self, method: str, url: str, body: Any = None, **_: Any) -> Object:
+    async def call(self, method: str, url: str, body: Any = None, **more: Any) -> Object:
         parts = url.removeprefix("/api/v1/").split("/")
         if url == "/version":
             return {"gitVersion": "v1.36.3"}
         if method == "GET" and len(parts) == 1:
             kind = {"nodes": "NodeList", "pods": "PodList"}[parts[0]]
             items = copy.deepcopy(list(self.objects[parts[0]].values()))
+            name, _, value = ((more.get("params") or {}).get("fieldSelector") or "").partition("=")
+            assert name in ("", "spec.nodeName"), name
+            items = [item for item in items if not name or item["spec"]["nodeName"] == value]
             return {"kind": kind, "apiVersion": "v1", "items": items, "metadata": {"resourceVersion": "1"}}
         if method == "POST" and parts == ["nodes"]:
             self.put("nodes", body)
             return {}
         if method == "POST" and parts[-1] == "eviction":
             return await self._evict(parts[3])
+        if method == "DELETE" and parts[2:3] == ["pods"]:
+            self.history.append((f"end within {body['gracePeriodSeconds']} s", parts[3]))
+            self.remove("pods", parts[3])
+            return {}
         if parts[0] == "nodes" and method in ("PATCH", "DELETE"):
             self.history.append((method, parts[1]))
             node = self.objects["nodes"][parts[1]]
@@ -93,6 +102,7 @@ class MemoryApi(KubeApi):
         self._tell(plural, "DELETED", self.objects[plural].pop(name))
 
     def _tell(self, plural: str, event: str, item: Object) -> None:
+        self._changed.set()
         for queue in self._watchers[plural]:
             queue.put_nowait({"type": event, "object": copy.deepcopy(item)})
 
@@ -104,6 +114,12 @@ class MemoryApi(KubeApi):
         self._watchers[plural].append(queue)
         while True:
             yield await queue.get()
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not true():
+                self._changed.clear()
+                await self._changed.wait()
 
     def pod(self, name: str, node: str, owner: str = "ReplicaSet") -> None:
         meta = {"name": name, "namespace": "llm-d", "ownerReferences": [{"kind": owner}]}
@@ -341,3 +357,29 @@ async def test_an_interrupted_operation_is_taken_up_again(site: Site) -> None:
         await gke.done(name)
         await stop(task)
     assert api.gpu_nodes() == []
+
+
+@pytest.mark.parametrize(("notice", "grace_s"), [("0.01", 0), (None, 0)])
+async def test_spot_capacity_that_is_taken_back_ends_its_pods_and_another_machine_comes(
+    gke: Gke, notice: str | None, grace_s: int
+) -> None:
+    """Without a notice of its own it is 30 s times the scale, a thousandth here."""
+    (name,) = gke.api.gpu_nodes()
+    gke.api.pod("one", name)
+    gke.api.pod("elsewhere", "another")
+    node = gke.api.objects["nodes"][name]
+    says = {KUBELET: "reclaimed"} | ({NOTICE: notice} if notice else {})
+    gke.api.put("nodes", {**node, "metadata": {**node["metadata"], "annotations": says}})
+    await gke.api.until(lambda: gke.api.gpu_nodes() not in ([name], []))
+    assert gke.api.history == [("PATCH", name), (f"end within {grace_s} s", "one"), ("DELETE", name)]
+    assert len(gke.api.gpu_nodes()) == 1
+
+
+async def test_where_the_zone_has_no_more_machines_none_comes(gke: Gke) -> None:
+    await gke.call("PUT", "/faults", {"gpu_stock": 0})
+    (name,) = gke.api.gpu_nodes()
+    node = gke.api.objects["nodes"][name]
+    gke.api.put("nodes", {**node, "metadata": {**node["metadata"], "annotations": {KUBELET: "reclaimed"}}})
+    await gke.api.until(lambda: not gke.api.gpu_nodes())
+    await asyncio.sleep(0.1)  # twice what a machine takes to come
+    assert gke.api.gpu_nodes() == []

@@ -10,6 +10,7 @@ from llmd_sandbox.kube import Object
 from llmd_sandbox.kubelet.containers import Container
 from llmd_sandbox.kubelet.context import PodContext
 from llmd_sandbox.kubelet.logs import LogOptions
+from llmd_sandbox.kubelet.starting import START
 
 Reached = Callable[[Callable[[], object]], Any]
 
@@ -136,6 +137,44 @@ async def test_no_such_program_is_a_start_error(context: PodContext) -> None:
         128,
         "StartError",
     )
+
+
+GPU = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
+
+
+async def test_a_model_server_runs_out_of_memory_where_its_node_says_so(
+    context: PodContext, reached: Reached, objects: dict[str, Object]
+) -> None:
+    context.host.nodes[context.node] = {"metadata": {"annotations": {START: "oom"}}}
+    container = Container(context, sh("echo well", **GPU))
+    running = asyncio.create_task(container.run())
+    await reached(lambda: container.state.last)
+    ended = container.state.last["terminated"]
+    assert (ended["exitCode"], ended["reason"]) == (137, "OOMKilled")
+    context.host.nodes[context.node]["metadata"]["annotations"] = {}
+    await reached(lambda: container.state.last.get("terminated", {}).get("reason") == "Completed")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await context.host.events.flush()
+
+
+async def test_a_model_server_hangs_where_its_node_says_so(context: PodContext, reached: Reached) -> None:
+    context.host.nodes[context.node] = {"metadata": {"annotations": {START: "hang"}}}
+    container = Container(context, sh("echo well", **GPU))
+    running = asyncio.create_task(container.run())
+    await reached(lambda: "running" in container.state.state)
+    await printed(container, "loading the model")
+    assert "running" in container.state.state
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_other_containers_start_well_on_such_a_node(context: PodContext) -> None:
+    context.host.nodes[context.node] = {"metadata": {"annotations": {START: "hang"}}}
+    context.pod["spec"]["restartPolicy"] = "Never"
+    container = Container(context, sh("echo well"))
+    await container.run()
+    assert await output(container) == "well\n"
 
 
 async def test_liveness_failure_restarts(context: PodContext, reached: Reached, objects: dict[str, Object]) -> None:

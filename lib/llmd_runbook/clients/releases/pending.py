@@ -80,7 +80,7 @@ def accounted(driver: Driver, namespace: str, before: Sequence[Release]) -> Iter
         yield
     except ToolError as error:
         said = "; ".join(_became(name, before, driver.installed(namespace)) for name in driver.names())
-        reason = f"{error.reason}\nreleases now: {said}"
+        reason = "\n".join([*([error.reason] if error.reason else []), f"releases now: {said}"])
         raise ToolError(error.what, where=error.where, reason=reason, remedy=error.remedy) from error
 
 

@@ -79,3 +79,18 @@ def test_the_error_of_a_half_done_change_names_each_release(driver: Driver, answ
     with pytest.raises(ToolError) as caught:
         driver.apply(lambda line: None)
     assert caught.value.reason == "Error: no\nreleases now: a deployed, changed just now; b is not installed"
+
+
+def test_a_tool_that_was_stopped_gives_no_reason_and_none_is_invented(
+    driver: Driver, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer("helm", "list", stdout=listed("deployed", 1))
+    answer("helm", "list", stdout="[]", once=True)
+
+    def hangs(*_: object, **__: object) -> None:
+        raise ToolError("helm did not end within 1 s and was stopped")
+
+    monkeypatch.setattr(driver, "_apply", hangs)
+    with pytest.raises(ToolError) as caught:
+        driver.apply(lambda line: None)
+    assert caught.value.reason == "releases now: a deployed, changed just now; b is not installed"
