@@ -71,7 +71,7 @@ def table(rows: list[list[str]], made: datetime) -> str:
     heads = ["strategy", "requests sent", "a second", *Outcome, "nobody served for (s)"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     lines += ["| " + " | ".join(found) + " |" for found in rows]
-    return "\n".join([*lines, "", f"Simulated engine and nodes, real Envoy; {made:%Y-%m-%d}."])
+    return "\n".join([*lines, "", f"Simulated: engine, nodes, GKE; real: Envoy, control plane, helm. {made:%Y-%m-%d}."])
 
 
 def picture_of(notebook: nbformat.NotebookNode) -> bytes:

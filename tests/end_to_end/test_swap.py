@@ -27,7 +27,16 @@ from llmd_runbook.clients.releases.helm import HelmDriver
 from llmd_runbook.errors import DeadlineExceeded, GateFailed, RollbackFailed, RolledBack, ToolError
 from llmd_runbook.profile import PARAMETERS
 from llmd_runbook.run import StageRun, begin
-from llmd_runbook.stages import review_state, swap_gates, swap_patterns, swap_plan, swap_steps, traffic
+from llmd_runbook.stages import (
+    review_state,
+    swap_by_hand,
+    swap_gates,
+    swap_patterns,
+    swap_plan,
+    swap_steps,
+    traffic,
+    verify,
+)
 from llmd_runbook.stages.swap_probe import KEY, SwapProbe, announced, kept
 from llmd_runbook.topology import endpoint, gpu_nodes, route_of
 from llmd_runbook.verdicts import Check, StageResult, Verdict
@@ -52,15 +61,22 @@ class SwapBench(Bench):
         values = yaml.safe_load((PARAMETERS / "helm/ms-pattern3.yaml").read_text())
         values["decode"]["containers"][0]["args"].append("--max-model-len=nonsense")
         (folder / "values-broken.yaml").write_text(yaml.safe_dump(values))
+        names = ["--served-model-name", self.profile.pattern3.model, self.profile.pattern1.model]
+        values["decode"]["containers"][0]["args"][-1:] = names
+        (folder / "values-alias.yaml").write_text(yaml.safe_dump(values))
 
-    def write(self, name: str, *, broken: bool = False, requests: int = 36, **swap: object) -> str:
-        """A profile; a `broken` one has a Pattern 3 that ends with an error when it starts, and little patience."""
+    def write(self, name: str, *, broken: bool = False, alias: bool = False, requests: int = 36, **swap: object) -> str:
+        """A profile; a `broken` one has a Pattern 3 that ends with an error when it starts, and little patience; one
+        with an `alias` has a Pattern 3 that answers to the old model name too.
+        """
         content = yaml.safe_load(self.file.read_text())
         content["load"]["requests"] = requests
         content["swap"] = {"quiet_s": 4, "compare_rounds": 0, **swap}
         if broken:
             content["pattern3"]["ready_timeout_s"] = 6
             content["pattern3"]["releases"]["releases"][1]["values"].append(str(self.folder / "values-broken.yaml"))
+        if alias:
+            content["pattern3"]["releases"]["releases"][1]["values"].append(str(self.folder / "values-alias.yaml"))
         file = self.folder / f"{name}.yaml"
         file.write_text(yaml.safe_dump(content))
         return str(file)
@@ -215,6 +231,37 @@ def crash_after_the_move(bench: SwapBench) -> None:
     os.kill(servers[0], signal.SIGKILL)
 
 
+def test_an_old_name_that_lives_on_as_an_alias_is_answered_throughout(bench: SwapBench) -> None:
+    """And the commands that are told for a failed way back lead back from a Pattern 3 that serves, too."""
+    stage = bench.open(bench.write("alias", alias=True, strategy="surge", old_name="alias"))
+    swap_plan.plan(stage)
+    swap_patterns.apply(stage)
+    verify.answers(stage)
+    result, names = stage.finish(), [bench.profile.pattern3.model, bench.profile.pattern1.model]
+    assert [(check.observed, check.evidence) for check in result.checks if check.verdict is not Verdict.PASS] == []
+    assert f"are answered by {names[0]}" in "\n".join(note.text for note in result.notes)
+    assert by_id(result)["verify.models"].expected == ", ".join(names)
+    requests = kept(stage)
+    assert {(one.model, one.error) for one in requests} == {(OLD, None), (NEW, None), (NEW, "http_404")}
+    log = bench.log(requests)
+    by_new = {one.model for one in requests if one.ok and log[one.request_id]["upstream_cluster"].endswith("pattern3")}
+    assert by_new == {OLD, NEW}
+    assert bench.state() == ON_PATTERN_3
+    by_hand(bench, swap_by_hand.commands(stage.profile, bench.kube.context))
+    assert bench.state() == ON_PATTERN_1
+    bench.resized(4)
+
+
+def by_hand(bench: SwapBench, commands: list[str]) -> None:
+    """What an operator types to have Pattern 1 back."""
+    for command in commands:
+        done = subprocess.run(
+            ["bash", "-c", command], env=bench.sandbox.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, (command, done.stderr)
+    bench.answers(bench.profile.pattern1.model)
+
+
 def test_a_surge_loses_no_request_that_was_not_announced(bench: SwapBench) -> None:
     stage = bench.open(bench.write("surge", strategy="surge", probe_requests_per_s=40, quiet_s=36, compare_rounds=1))
     swap_plan.plan(stage)
@@ -295,13 +342,7 @@ def test_a_way_back_that_fails_says_how_to_finish_by_hand_and_that_works(
     assert found["swap.gap"].verdict is Verdict.FAIL
     assert "ms-pattern1 absent" in (caught.value.where or "")
     assert "planted" in (caught.value.reason or "")
-    commands = (caught.value.remedy or "").splitlines()[1:]
-    for command in commands:
-        done = subprocess.run(
-            ["bash", "-c", command], env=bench.sandbox.environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, (command, done.stderr)
-    bench.answers(bench.profile.pattern1.model)
+    by_hand(bench, (caught.value.remedy or "").splitlines()[1:])
     assert bench.state() == ON_PATTERN_1
 
 
