@@ -23,7 +23,7 @@ from llmd_sandbox.supervisor.state import UP, Order, Progress
 
 log = logging.getLogger(__name__)
 
-_COMPONENTS_S = 30.0
+_COMPONENTS_S = 120.0
 
 
 class Component(Protocol):
