@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from llmd_runbook import profile as profiles
+from llmd_runbook.cli_load import load
 from llmd_runbook.cli_prices import prices
 from llmd_runbook.cli_routing import routing
 from llmd_runbook.errors import EXIT_FAIL, EXIT_INTERRUPTED, EXIT_USAGE, RunbookError, UsageError
@@ -33,6 +34,7 @@ records = typer.Typer(help="What earlier runs did and proved.", no_args_is_help=
 app.add_typer(records, name="records")
 app.add_typer(routing, name="routing")
 app.add_typer(prices, name="prices")
+app.add_typer(load, name="load")
 
 
 def _complete_profile(incomplete: str) -> list[str]:

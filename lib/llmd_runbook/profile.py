@@ -195,6 +195,16 @@ class Load(_Section):
         "empty means this machine alone",
         default="",
     )
+    sweep: list[Count] = Field(
+        description="more levels of requests in flight that stage 06 measures Pattern 3 with, to find where more stop "
+        "paying; a minute or so each",
+        default_factory=list,
+        max_length=12,
+    )
+    slo_ttft_s: Seconds | None = Field(
+        description="objective: time to the first token (s); goodput counts what meets every objective", default=None
+    )
+    slo_latency_s: Seconds | None = Field(description="objective: time to the whole answer (s)", default=None)
     client_tolerance: Annotated[float, Field(gt=0, le=0.5)] = Field(
         description="part of a measured latency that the client may add; beyond it nothing is proved", default=0.02
     )

@@ -10,6 +10,7 @@ from llmd_runbook.analysis.latency import (
     Estimate,
     Refusal,
     Throughput,
+    least_samples,
     paired_ratio,
     percentile,
     percentile_ratio,
@@ -193,20 +194,18 @@ def compare(
 
 
 def _throughput(pairs: Sequence[tuple[Load, Load]]) -> Estimate | Refusal:
-    rates = []
-    for pair in pairs:
-        for load in pair:
-            if isinstance(load.throughput, Refusal) and THROUGHPUT not in load.stated:
-                return load.throughput
-            rates.append(
-                load.throughput.requests_per_s if isinstance(load.throughput, Throughput) else load.stated[THROUGHPUT]
-            )
     before, after = pairs[0]
-    if len(pairs) > 1:
-        return paired_ratio(rates[::2], rates[1::2])
-    if isinstance(before.throughput, Throughput) and isinstance(after.throughput, Throughput):
+    runs = [load.throughput for pair in pairs for load in pair]
+    if all(isinstance(run, Throughput) for run in runs):
+        rates = [run.requests_per_s for run in runs if isinstance(run, Throughput)]
+        if len(pairs) > 1:
+            return paired_ratio(rates[::2], rates[1::2])
+        assert isinstance(before.throughput, Throughput)
+        assert isinstance(after.throughput, Throughput)
         return single_ratio(before.throughput, after.throughput, seed=0)
-    return _stated(rates[0], rates[1])
+    if len(pairs) == 1 and THROUGHPUT in before.stated and THROUGHPUT in after.stated:
+        return _stated(before.stated[THROUGHPUT], after.stated[THROUGHPUT])  # both with ramp-up and drain, or neither
+    return next(run for run in runs if isinstance(run, Refusal))
 
 
 def _percentile(pairs: Sequence[tuple[Load, Load]], name: str) -> Estimate | Refusal:
@@ -214,9 +213,7 @@ def _percentile(pairs: Sequence[tuple[Load, Load]], name: str) -> Estimate | Ref
     found = []
     for pair in pairs:
         for load in pair:
-            value = percentile(load.samples[of], p) if of in load.samples else load.stated.get(name)
-            if value is None:
-                return Refusal(f"{name} is not stated on both sides")
+            value = percentile(load.samples[of], p) if of in load.samples else _of_file(load, name, p)
             if isinstance(value, Refusal):
                 return value
             found.append(value.value if isinstance(value, Estimate) else value)
@@ -226,6 +223,16 @@ def _percentile(pairs: Sequence[tuple[Load, Load]], name: str) -> Estimate | Ref
     if of in before.samples and of in after.samples:
         return percentile_ratio(before.samples[of], after.samples[of], p)
     return _stated(found[0], found[1])
+
+
+def _of_file(load: Load, name: str, p: float) -> float | Refusal:
+    """A percentile that a file states, where it states it of enough requests."""
+    if name not in load.stated:
+        return Refusal(f"{name} is not stated on both sides")
+    count, needed = load.conditions.requests, least_samples(p)
+    if count is not None and count < needed:
+        return Refusal(f"p{100 * p:g} needs {needed} samples, the file states it of {count}")
+    return load.stated[name]
 
 
 def _stated(before: float, after: float) -> Estimate | Refusal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +20,7 @@ from llmd_runbook.load.calibrate import ClientError, calibrate, invalid
 from llmd_runbook.load.fleet import Fleet
 from llmd_runbook.load.measure import measure as run_load
 from llmd_runbook.load.mixes import SERVICE, digest, mixed, repeated_share
-from llmd_runbook.load.plan import Closed, Plan, Prompt
+from llmd_runbook.load.plan import Burst, Closed, Plan, Prompt
 from llmd_runbook.load.prompts import unique
 from llmd_runbook.load.samples import LoadResult, Progress
 from llmd_runbook.load.watch import Readings, Watch
@@ -116,16 +117,7 @@ def measure(
         UsageError, Unreachable: of the scheduler that the profile names.
     """
     sent = prompts(profile, concurrency, seed=seed, scale=scale)
-    plan = Plan(
-        url=target.url,
-        headers=target.headers,
-        ca_file=target.ca_file,
-        model=pattern.model,
-        prompts=sent,
-        output_tokens=profile.load.output_tokens,
-        arrival=Closed(concurrency=concurrency),
-        request_timeout_s=profile.load.request_timeout_s,
-    )
+    plan = _plan(profile, target, pattern, sent, Closed(concurrency=concurrency))
     servers = _Servers(profile, pattern)
     lost: list[str] = []
     with Watch(servers.read) as watch:
@@ -146,12 +138,22 @@ def measure(
         arrival="closed loop",
         in_flight=concurrency,
         replicas=pattern.replicas,
-        cache=_cache(readings.hit_share, sent),
+        cache=cache_state(readings.hit_share, sent),
         model=pattern.model,
         context_tokens=servers.context_tokens,
     )
     found = summarised(result, concurrency)
     return replace(found, conditions=conditions, seed=seed, readings=readings, lost_workers=lost)
+
+
+def burst(profile: Profile, target: Endpoint, pattern: Pattern, requests: int, step: StepHandle) -> LoadResult:
+    """So many of the load's requests at once, from this machine; every sample, failed ones too.
+
+    Raises:
+        ToolError: the load generator broke.
+    """
+    sent = prompts(profile, 0, seed=fresh_seed(), scale=math.ceil(requests / profile.load.requests))[:requests]
+    return run_load(_plan(profile, target, pattern, sent, Burst()), lambda now: _show(step, now))
 
 
 def prompts(profile: Profile, concurrency: int, *, seed: int, scale: int = 1) -> list[Prompt]:
@@ -269,6 +271,19 @@ def _rates(rate: Throughput) -> list[str | int | float | None]:
     return [round(rate.requests_per_s, 2), round(rate.output_tokens_per_s, 1)]
 
 
+def _plan(profile: Profile, target: Endpoint, pattern: Pattern, sent: list[Prompt], arrival: Closed | Burst) -> Plan:
+    return Plan(
+        url=target.url,
+        headers=target.headers,
+        ca_file=target.ca_file,
+        model=pattern.model,
+        prompts=sent,
+        output_tokens=profile.load.output_tokens,
+        arrival=arrival,
+        request_timeout_s=profile.load.request_timeout_s,
+    )
+
+
 def _show(step: StepHandle, now: Progress) -> None:
     step.progress(f"{now.ended} of {now.total} requests, {now.failed} failed", done=now.ended, total=now.total)
 
@@ -279,7 +294,7 @@ def _mean(counts: Sequence[int | None]) -> float | None:
     return fmean(known) if known and len(known) == len(counts) else None
 
 
-def _cache(hit_share: float | None, sent: Sequence[Prompt]) -> str | None:
+def cache_state(hit_share: float | None, sent: Sequence[Prompt]) -> str | None:
     """Whether more was found in the caches than the load itself put there."""
     if hit_share is None:
         return None
@@ -307,12 +322,12 @@ class _Servers:
             if pool is None:
                 raise NotFound("there is no InferencePool", where=f"{namespace}/{self._pattern.inference_pool}")
             self._pods = [item.manifest for item in replicas(kube, namespace, pool) if item.ready]
-            self.context_tokens = _context_tokens(self._pods)
+            self.context_tokens = context_tokens(self._pods)
             self._scraper = Scraper(kube, pool.target_port)
         return self._scraper.all(self._pods)
 
 
-def _context_tokens(pods: Sequence[Object]) -> int | None:
+def context_tokens(pods: Sequence[Object]) -> int | None:
     """`--max-model-len` of the replicas; None where they do not say, or not the same."""
     said = set()
     for pod in pods:

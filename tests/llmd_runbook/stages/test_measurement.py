@@ -11,6 +11,7 @@ from llmd_runbook.clients.inference import Endpoint
 from llmd_runbook.errors import Unreachable
 from llmd_runbook.load.calibrate import ClientError
 from llmd_runbook.load.fleet import FleetResult, Worker
+from llmd_runbook.load.mixes import digest
 from llmd_runbook.load.plan import Closed, Plan
 from llmd_runbook.load.samples import Client, LoadResult, Sample
 from llmd_runbook.run import StageRun
@@ -165,3 +166,51 @@ def test_what_cannot_be_judged_is_no_good_measurement(bench: Bench) -> None:
     assert client_bound(bench.profile, load(10), Refusal("not calibrated")) == "not calibrated"
     few = replace(load(10), latencies_s=[0.5])
     assert "samples" in (client_bound(bench.profile, few, error(0.001)) or "")
+
+
+def test_a_services_mix_is_sent_where_the_profile_wants_it(bench: Bench) -> None:
+    wanted = bench.profile.load.model_copy(update={"mix": "service"})
+    service = bench.profile.model_copy(update={"load": wanted})
+    sent = measurement.prompts(service, 20, seed=1)
+    assert len(sent) == 220
+    assert {prompt.group.split()[0] for prompt in sent} == {"chat", "rag", "unique"}
+    assert digest(sent) == digest(measurement.prompts(service, 20, seed=1))
+    assert digest(sent) != digest(measurement.prompts(service, 20, seed=2))
+    longest = max(len(f"{prompt.system} {prompt.text}".split()) for prompt in sent)
+    assert longest <= measurement.longest_prompt_tokens(service) == 816
+    assert measurement.recipe(service).startswith("5 chat (4 shared texts of 256 tokens and 16 to 128 of their own)")
+    assert measurement.recipe(bench.profile) == "unique, 70 tokens each"
+    assert measurement.longest_prompt_tokens(bench.profile) == 70
+
+
+@pytest.mark.parametrize(
+    ("mix", "share", "cache"),
+    [
+        ("unique", 0.0, "cold"),
+        ("unique", 0.9, "warm"),
+        ("unique", None, None),
+        ("service", 0.6, "cold"),
+        ("service", 0.95, "warm"),
+    ],
+)
+def test_more_hits_than_the_load_explains_mean_a_warm_cache(
+    bench: Bench, mix: str, share: float | None, cache: str | None
+) -> None:
+    wanted = bench.profile.load.model_copy(update={"mix": mix})
+    sent = measurement.prompts(bench.profile.model_copy(update={"load": wanted}), 20, seed=1)
+    assert measurement.cache_state(share, sent) == cache
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tokens"),
+    [
+        ([["--max-model-len=2048"], ["--max-model-len", "2048"]], 2048),
+        ([["--max-model-len=2048"], ["--max-model-len=4096"]], None),
+        ([[]], None),
+        ([["--max-model-len=auto"]], None),
+        ([], None),
+    ],
+)
+def test_the_context_length_is_what_all_replicas_say(arguments: list[list[str]], tokens: int | None) -> None:
+    pods = [{"spec": {"containers": [{"args": words}]}} for words in arguments]
+    assert measurement.context_tokens(pods) == tokens
