@@ -583,7 +583,7 @@ def test_a_route_past_the_picker_to_one_replica(bench: Bench, tmp_path: Path) ->
 def test_traffic_of_somebody_else(bench: Bench) -> None:
     """Foreign traffic proves nothing against the routing: inconclusive, never a failure."""
     stop = threading.Event()
-    target = endpoint(bench.kube, "llm-d", bench.profile.pattern3.gateway)
+    target = endpoint(bench.kube, bench.profile, bench.profile.pattern3.gateway)
 
     def send() -> None:
         client = Inference(target, 20)

@@ -79,9 +79,7 @@ def measure(
         UsageError, Unreachable: of the scheduler that the profile names.
     """
     plan = Plan(
-        url=target.url,
-        headers=target.headers,
-        ca_file=target.ca_file,
+        **asdict(target),
         model=model,
         prompts=prompts(profile, concurrency, seed=seed, scale=scale),
         output_tokens=profile.load.output_tokens,

@@ -212,5 +212,5 @@ def _by_hand(kube: Kubernetes, namespace: str, found: PickerArguments) -> str:
 
 def _wait(kube: Kubernetes, profile: Profile, deployment: str, step: StepHandle) -> None:
     site.wait_available(kube, profile.namespace, deployment, profile.pattern3.ready_timeout_s, step)
-    target = endpoint(kube, profile.namespace, profile.pattern3.gateway, profile.route.url)
+    target = endpoint(kube, profile, profile.pattern3.gateway)
     traffic.wait_for_answer(target, profile, profile.pattern3.model, step)

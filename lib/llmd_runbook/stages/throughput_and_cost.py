@@ -34,7 +34,7 @@ def measure(stage: StageRun) -> Shown:
     """The baseline's load on Pattern 3; then as many requests in flight a replica as Pattern 1 had."""
     profile = stage.profile
     pattern = profile.pattern3
-    target = endpoint(site.kubernetes(profile), profile.namespace, pattern.gateway, profile.route.url)
+    target = endpoint(site.kubernetes(profile), profile, pattern.gateway)
     loads: dict[str, Measured] = {}
     for name, scale in ((SAME_LOAD, 1), (SAME_PER_REPLICA, pattern.replicas)):
         in_flight = profile.load.concurrency * scale
