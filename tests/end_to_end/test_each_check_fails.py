@@ -20,7 +20,7 @@ import pytest
 from llmd_runbook.clients.gke import ENDPOINT_VARIABLE
 from llmd_runbook.clients.inference import Inference
 from llmd_runbook.clients.kubernetes import HTTP_ROUTES, PODS
-from llmd_runbook.errors import ClusterError
+from llmd_runbook.errors import ClusterError, Conflict
 from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT
 from llmd_runbook.run import begin
 from llmd_runbook.stages import (
@@ -151,10 +151,14 @@ def test_a_route_that_argo_cd_puts_back(bench: Bench) -> None:
     mark = "argocd.argoproj.io/tracking-id"
     bench.kubectl("annotate", "httproute", "llm-d-route", f"{mark}=web:gateway.networking.k8s.io/HTTPRoute:llm-d/r")
     found = bench.judge("01_review_state", review_surroundings.surroundings)
+    with pytest.raises(Conflict) as refused:
+        bench.judge("03_swap_patterns", swap_plan.plan)
     bench.kubectl("annotate", "httproute", "llm-d-route", f"{mark}-")
     said = broken(found, "owners.none")
     assert said.observed == "HTTPRoute llm-d-route: Argo CD application web"
     assert "name: gaie-pattern3" in str(said.remedy)
+    assert "HTTPRoute llm-d/llm-d-route: Argo CD application web" in str(refused.value.reason)
+    assert "+      name: gaie-pattern3" in str(refused.value.remedy).replace("+    - name", "+      name")
 
 
 @fails("healthcheck.policy")

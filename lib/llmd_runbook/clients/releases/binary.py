@@ -77,7 +77,7 @@ class Helm:
         """UID of the namespace kube-system of the cluster that helm itself reaches, whatever its own variables
         (`HELM_KUBEAPISERVER` and others) make of what it was given; None for a helm that cannot tell (3.12).
 
-        helm 4 also looks whether the ConfigMap that is rendered exists, so its caller must be allowed to in `namespace`.
+        helm 4 also looks whether the ConfigMap that is rendered exists, so which its caller must be allowed to.
         """
         if not is_at_least(self.version, _OLDEST_THAT_LOOKS_UP):
             return None
