@@ -138,8 +138,30 @@ class Route(_Section):
     """The HTTPRoute that carries the clients' traffic."""
 
     name: Name = Field(description="HTTPRoute that the swap moves")
-    url: str = Field(description="gateway URL; empty means the Gateway's own address and port", default="")
+    url: str = Field(
+        description="gateway URL with its path prefix, for an internal gateway or a port-forward; "
+        "empty means the Gateway's own address and listener",
+        default="",
+    )
+    host: str = Field(
+        description="Host of the requests, and name of the certificate; empty means the hostname of the HTTPRoute, "
+        "else of the listener, else the URL's",
+        default="",
+    )
+    ca_file: str = Field(
+        description="authorities for https, relative to the profile; empty means the system's", default=""
+    )
+    bearer_variable: str = Field(description="environment variable with a bearer token for the gateway", default="")
+    bearer_file: str = Field(description="file with a bearer token for the gateway, instead", default="")
     ready_timeout_s: Seconds = Field(description="deadline for the route to carry traffic", default=600)
+
+    @model_validator(mode="after")
+    def _one_token(self) -> Route:
+        if self.bearer_variable and self.bearer_file:
+            raise ValueError("bearer_variable and bearer_file are two places for one token: name one")
+        if any(character.isspace() or not character.isascii() for character in self.bearer_variable):
+            raise ValueError("bearer_variable is the name of a variable, not a token")
+        return self
 
 
 class Swap(_Section):
@@ -380,6 +402,8 @@ def _known_keys(loc: Loc, content: dict[str, Any]) -> list[str]:
 
 
 def _files_exist(profile: Profile, lines: dict[Loc, int]) -> None:
+    of_route: list[tuple[Loc, str]] = [(("route", "ca_file"), profile.route.ca_file)]
+    _exist(profile, [item for item in of_route if item[1]], lines)
     for pattern in ("pattern1", "pattern3"):
         section = getattr(profile, pattern).releases
         named: list[tuple[Loc, str]] = []
@@ -391,11 +415,15 @@ def _files_exist(profile: Profile, lines: dict[Loc, int]) -> None:
                 if "://" not in release.chart:
                     named.append(((*loc, "chart"), release.chart))
                 named += [((*loc, "values", n), value) for n, value in enumerate(release.values)]
-        for loc, reference in named:
-            if not profile.resolve(reference).exists():
-                raise ProfileError(
-                    "the profile names a file that does not exist; nothing was started",
-                    where=f"{profile.path}:{lines.get(loc, 1)}: {'.'.join(map(str, loc))}: {reference}",
-                    reason=f"looked for {profile.resolve(reference)}",
-                    remedy="correct the path; it is relative to the profile's folder",
-                )
+        _exist(profile, named, lines)
+
+
+def _exist(profile: Profile, named: list[tuple[Loc, str]], lines: dict[Loc, int]) -> None:
+    for loc, reference in named:
+        if not profile.resolve(reference).exists():
+            raise ProfileError(
+                "the profile names a file that does not exist; nothing was started",
+                where=f"{profile.path}:{lines.get(loc, 1)}: {'.'.join(map(str, loc))}: {reference}",
+                reason=f"looked for {profile.resolve(reference)}",
+                remedy="correct the path; it is relative to the profile's folder",
+            )

@@ -22,6 +22,7 @@ from llmd_runbook.clients.kubernetes import (
     Object,
 )
 from llmd_runbook.errors import NotFound
+from llmd_runbook.profile import Profile
 
 GPU = "nvidia.com/gpu"
 NODE_POOL_LABEL = "cloud.google.com/gke-nodepool"
@@ -81,12 +82,14 @@ class PoolView:
 
 @dataclass(frozen=True)
 class RouteView:
-    """An HTTPRoute: the pools it sends to, and its conditions at its parents."""
+    """An HTTPRoute: the pools it sends to, its conditions at its parents, its hostnames, the paths of its rules."""
 
     name: str
     gateways: list[str]
     backends: list[str]
     conditions: dict[str, str]
+    hosts: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         to, at = " ".join(self.backends) or "nothing", " ".join(self.gateways) or "no Gateway"
@@ -95,13 +98,15 @@ class RouteView:
 
 @dataclass(frozen=True)
 class GatewayView:
-    """A Gateway: class, address, port of its first HTTP listener, conditions."""
+    """A Gateway: class, address, its first HTTP listener, else its first HTTPS one, conditions."""
 
     name: str
     gateway_class: str
     address: str | None
     port: int | None
     conditions: dict[str, str]
+    scheme: str = "http"
+    host: str = ""
 
     def __str__(self) -> str:
         return f"{self.address or 'no address'}; {words(self.conditions)}"
@@ -271,7 +276,13 @@ def route_of(route: Object) -> RouteView:
         gateways=[ref["name"] for ref in spec.get("parentRefs", [])],
         backends=[f"{ref.get('kind', 'Service')}/{ref['name']}" for ref in backends],
         conditions=_conditions(parents, generation),
+        hosts=tuple(spec.get("hostnames", [])),
+        paths=tuple(dict.fromkeys(path for rule in spec.get("rules", []) for path in _paths(rule))),
     )
+
+
+def _paths(rule: Object) -> list[str]:
+    return [match.get("path", {}).get("value", "/") for match in rule.get("matches") or [{}]]
 
 
 def gateway_view(kube: Kubernetes, namespace: str, name: str) -> GatewayView | None:
@@ -281,34 +292,56 @@ def gateway_view(kube: Kubernetes, namespace: str, name: str) -> GatewayView | N
         return None
     status, listeners = gateway.get("status", {}), gateway["spec"].get("listeners", [])
     addresses = status.get("addresses", [])
+    web = [item for kind in ("HTTP", "HTTPS") for item in listeners if item["protocol"] == kind]
+    listener: Object = web[0] if web else {"protocol": "HTTP"}
     return GatewayView(
         name=name,
         gateway_class=gateway["spec"]["gatewayClassName"],
         address=addresses[0]["value"] if addresses else None,
-        port=next((int(item["port"]) for item in listeners if item["protocol"] == "HTTP"), None),
+        port=listener.get("port"),
+        scheme=listener["protocol"].lower(),
+        host=listener.get("hostname", ""),
         conditions={item["type"]: f"{item['status']} ({item['reason']})" for item in status.get("conditions", [])},
     )
 
 
-def endpoint(kube: Kubernetes, namespace: str, gateway: str, url: str = "") -> Endpoint:
-    """Where clients reach a Gateway; `url` overrides what the Gateway says.
+def endpoint(kube: Kubernetes, profile: Profile, gateway: str) -> Endpoint:
+    """Where clients reach a Gateway: what the profile's `route` says, and for the rest what the cluster does.
+
+    The URL is the Gateway's address and listener with the path of the clients' HTTPRoute; the host that of the
+    HTTPRoute, else of the listener. An authority cannot be discovered: it would lie in a Secret.
 
     Raises:
         NotFound: no such Gateway, or it has no address yet.
     """
-    if url:
-        return Endpoint(url.rstrip("/"))
-    view = gateway_view(kube, namespace, gateway)
-    if view is None or view.address is None or view.port is None:
-        said = "there is no such Gateway" if view is None else f"conditions: {view.conditions or 'none'}"
-        raise NotFound(
-            "the Gateway has no address to send requests to",
-            where=f"gateway {namespace}/{gateway}",
-            reason=said,
-            remedy="install the infra release and wait for Programmed, or set `route.url`",
-        )
-    host = f"[{view.address}]" if ":" in view.address else view.address
-    return Endpoint(f"http://{host}" + ("" if view.port == 80 else f":{view.port}"))
+    said, namespace = profile.route, profile.namespace
+    route = route_view(kube, namespace, said.name)
+    url, host = said.url.rstrip("/"), said.host
+    if not url:
+        view = gateway_view(kube, namespace, gateway)
+        if view is None or view.address is None or view.port is None:
+            why = "there is no such Gateway" if view is None else f"conditions: {view.conditions or 'none'}"
+            raise NotFound(
+                "the Gateway has no address to send requests to",
+                where=f"gateway {namespace}/{gateway}",
+                reason=why,
+                remedy="install the infra release and wait for Programmed, or set `route.url`",
+            )
+        address = f"[{view.address}]" if ":" in view.address else view.address
+        path = route.paths[0].rstrip("/") if route and len(route.paths) == 1 else ""
+        default = 443 if view.scheme == "https" else 80
+        url = f"{view.scheme}://{address}" + ("" if view.port == default else f":{view.port}") + path
+        named = [name for name in [*(route.hosts if route else ()), view.host] if name and "*" not in name]
+        host = host or next(iter(named), "")
+    secure = url.startswith("https:")
+    return Endpoint(
+        url,
+        headers={"Host": host} if host else {},
+        ca_file=str(profile.resolve(said.ca_file)) if said.ca_file else None,
+        server_name=host if secure else "",
+        bearer_variable=said.bearer_variable,
+        bearer_file=str(profile.resolve(said.bearer_file)) if said.bearer_file else "",
+    )
 
 
 def condition(status: Object, kind: str) -> str:

@@ -191,7 +191,7 @@ class Bench:
     def answers(self, model: str) -> None:
         """Wait until the gateway answers for a model."""
         opened = begin("04_verify", str(self.file), "new", output=self.output)
-        target = endpoint(self.kube, "llm-d", self.profile.pattern3.gateway)
+        target = endpoint(self.kube, self.profile, self.profile.pattern3.gateway)
         with opened.step("wait") as step:
             traffic.wait_for_answer(target, self.profile.model_copy(update={"route": self._patient()}), model, step)
         opened.abandon("Done", "only waited")

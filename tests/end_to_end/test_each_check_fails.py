@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from importlib import import_module
@@ -20,7 +21,7 @@ import pytest
 from llmd_runbook.clients.gke import ENDPOINT_VARIABLE
 from llmd_runbook.clients.inference import Inference
 from llmd_runbook.clients.kubernetes import HTTP_ROUTES, PODS
-from llmd_runbook.errors import ClusterError
+from llmd_runbook.errors import ClusterError, Conflict
 from llmd_runbook.load.background import Background
 from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT
 from llmd_runbook.run import begin
@@ -152,10 +153,14 @@ def test_a_route_that_argo_cd_puts_back(bench: Bench) -> None:
     mark = "argocd.argoproj.io/tracking-id"
     bench.kubectl("annotate", "httproute", "llm-d-route", f"{mark}=web:gateway.networking.k8s.io/HTTPRoute:llm-d/r")
     found = bench.judge("01_review_state", review_surroundings.surroundings)
+    with pytest.raises(Conflict) as refused:
+        bench.judge("03_swap_patterns", swap_plan.plan)
     bench.kubectl("annotate", "httproute", "llm-d-route", f"{mark}-")
     said = broken(found, "owners.none")
     assert said.observed == "HTTPRoute llm-d-route: Argo CD application web"
     assert "name: gaie-pattern3" in str(said.remedy)
+    assert "HTTPRoute llm-d/llm-d-route: Argo CD application web" in str(refused.value.reason)
+    assert re.search(r"^\+ +name: gaie-pattern3$", str(refused.value.remedy), re.MULTILINE)
 
 
 @fails("healthcheck.policy")
@@ -584,7 +589,7 @@ def test_a_route_past_the_picker_to_one_replica(bench: Bench, tmp_path: Path) ->
 def test_traffic_of_somebody_else(bench: Bench) -> None:
     """Foreign traffic proves nothing against the routing: inconclusive, never a failure."""
     stop = threading.Event()
-    target = endpoint(bench.kube, "llm-d", bench.profile.pattern3.gateway)
+    target = endpoint(bench.kube, bench.profile, bench.profile.pattern3.gateway)
 
     def send() -> None:
         client = Inference(target, 20)
@@ -701,7 +706,7 @@ def test_a_baseline_of_longer_answers(bench: Bench) -> None:
 @fails("load.littles_law")
 def test_a_load_beside_somebody_elses(bench: Bench) -> None:
     """More requests in the replicas than were asked for: what was measured is not what this load gets."""
-    target, model = endpoint(bench.kube, "llm-d", bench.profile.pattern3.gateway), bench.profile.pattern3.model
+    target, model = endpoint(bench.kube, bench.profile, bench.profile.pattern3.gateway), bench.profile.pattern3.model
     with Background(Inference(target, 60), model, in_flight=24, seed=1):
         calls = (throughput_and_cost.measure, throughput_and_cost.watched)
         found = bench.judge("06_throughput_and_cost", *calls)

@@ -267,7 +267,7 @@ def test_a_route_that_lags_longer_than_the_deadline_fails(bench: Bench) -> None:
     """Conditions alone prove nothing: where they are all true and no answer comes, the gateway's words are told."""
     model = bench.profile.pattern3.model
     impatient = bench.profile.route.model_copy(update={"ready_timeout_s": 1.0})
-    target = endpoint(bench.kube, "llm-d", bench.profile.pattern3.gateway)
+    target = endpoint(bench.kube, bench.profile, bench.profile.pattern3.gateway)
     until_refused(bench, target)
     opened = begin("03_swap_patterns", str(bench.file), "new", output=bench.output)
     with opened.step("move") as step:

@@ -218,7 +218,7 @@ def crash_after_the_move(bench: SwapBench) -> None:
         remedy="look",
         namespace="llm-d",
     )
-    target = endpoint(bench.kube, "llm-d", bench.profile.pattern3.gateway)
+    target = endpoint(bench.kube, bench.profile, bench.profile.pattern3.gateway)
     opened = begin("04_verify", str(bench.file), "new", output=bench.output)
     with opened.step("wait") as step:
         traffic.wait_for_answer(target, bench.profile, bench.profile.pattern3.model, step)
@@ -307,7 +307,7 @@ def test_gates_that_fail_say_which_and_why(bench: SwapBench, tmp_path: Path) -> 
 
 def held(bench: SwapBench, stage: StageRun) -> dict[str, Check]:
     """The gates' checks on Pattern 3 as it is now, one of which fails."""
-    target = endpoint(bench.kube, "llm-d", stage.profile.pattern3.gateway)
+    target = endpoint(bench.kube, stage.profile, stage.profile.pattern3.gateway)
     pods = swap_steps.pods_of(stage, bench.kube, stage.profile.pattern3)
     with SwapProbe(stage, bench.kube) as probe:
         probe.mark("serving")

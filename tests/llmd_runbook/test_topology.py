@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from llmd_runbook import topology
+from llmd_runbook.clients.inference import Endpoint
 from llmd_runbook.clients.kubernetes import (
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -19,6 +20,7 @@ from llmd_runbook.clients.kubernetes import (
     Object,
 )
 from llmd_runbook.errors import NotFound
+from llmd_runbook.profile import PARAMETERS, Profile, Route, load
 from llmd_runbook.topology import PoolView, RouteView
 from tests.llmd_runbook.memory import Memory
 
@@ -238,6 +240,10 @@ def test_the_worst_parent_counts(order: tuple[str, str]) -> None:
     assert found.conditions == {"Accepted": "False (R)"}
 
 
+def profile(said: Route | None = None) -> Profile:
+    return load("sandbox").model_copy(update={"namespace": NS, "route": said or Route(name="r")})
+
+
 def test_routes_by_name() -> None:
     kube = Memory()
     kube.add(HTTP_ROUTES, named("r", spec={}))
@@ -246,7 +252,7 @@ def test_routes_by_name() -> None:
 
 
 def gateway_in(kube: Memory, address: str | None, port: int = 80, protocol: str = "HTTP") -> None:
-    listeners = [{"port": 443, "protocol": "HTTPS"}, {"port": port, "protocol": protocol}]
+    listeners = [{"port": 443, "protocol": "TLS"}, {"port": port, "protocol": protocol}]
     status: Object = {"conditions": conditions(("Programmed", "True", 1))}
     status["addresses"] = [{"value": address}] if address else []
     kube.add(GATEWAYS, named("g", spec={"gatewayClassName": "c", "listeners": listeners}, status=status))
@@ -267,24 +273,59 @@ def test_where_clients_reach_a_gateway(address: str, port: int, url: str) -> Non
     found = topology.gateway_view(kube, NS, "g")
     assert found is not None
     assert (found.programmed, str(found)) == (True, f"{address}; Programmed True (R)")
-    assert topology.endpoint(kube, NS, "g").url == url
+    assert topology.endpoint(kube, profile(), "g") == Endpoint(url)
 
 
 def test_a_given_url_overrides_the_gateway() -> None:
-    assert topology.endpoint(Memory(), NS, "g", "https://models.example/v/").url == "https://models.example/v"
+    """As behind a port-forward: no Gateway is asked."""
+    said = Route(name="r", url="https://127.0.0.1:8443/v/", host="models.example", bearer_variable="TOKEN")
+    found = topology.endpoint(Memory(), profile(said), "g")
+    assert found == Endpoint(
+        "https://127.0.0.1:8443/v",
+        headers={"Host": "models.example"},
+        server_name="models.example",
+        bearer_variable="TOKEN",
+    )
+
+
+def test_files_of_the_profile_are_beside_it() -> None:
+    said = Route(name="r", url="https://gw", ca_file="ca.pem", bearer_file="token")
+    found = topology.endpoint(Memory(), profile(said), "g")
+    assert (found.ca_file, found.bearer_file) == (str(PARAMETERS / "ca.pem"), str(PARAMETERS / "token"))
+
+
+@pytest.mark.parametrize(
+    ("of_route", "of_listener", "headers"),
+    [
+        (["models.example"], "", {"Host": "models.example"}),
+        (["*.example", "models.example"], "other.example", {"Host": "models.example"}),
+        ([], "models.example", {"Host": "models.example"}),
+        ([], "*.example", {}),
+    ],
+)
+def test_host_and_path_of_the_clients_route(of_route: list[str], of_listener: str, headers: dict[str, str]) -> None:
+    kube = Memory()
+    listener = {"port": 443, "protocol": "HTTPS", "hostname": of_listener}
+    status: Object = {"addresses": [{"value": "192.0.2.1"}]}
+    kube.add(GATEWAYS, named("g", spec={"gatewayClassName": "c", "listeners": [listener]}, status=status))
+    rule = {"matches": [{"path": {"type": "PathPrefix", "value": "/qwen/"}}]}
+    kube.add(HTTP_ROUTES, named("r", spec={"hostnames": of_route, "rules": [rule]}))
+    found = topology.endpoint(kube, profile(), "g")
+    assert (found.url, found.headers) == ("https://192.0.2.1/qwen", headers)
+    assert found.server_name == headers.get("Host", "")
 
 
 def test_gateways_that_cannot_be_reached_say_why() -> None:
     kube = Memory()
     with pytest.raises(NotFound, match="no such Gateway"):
-        topology.endpoint(kube, NS, "g")
+        topology.endpoint(kube, profile(), "g")
     gateway_in(kube, None)
     with pytest.raises(NotFound, match="Programmed") as caught:
-        topology.endpoint(kube, NS, "g")
+        topology.endpoint(kube, profile(), "g")
     assert caught.value.where == f"gateway {NS}/g"
     gateway_in(kube, "192.0.2.1", protocol="TCP")
     with pytest.raises(NotFound):
-        topology.endpoint(kube, NS, "g")
+        topology.endpoint(kube, profile(), "g")
 
 
 def test_conditions_and_selectors_as_text() -> None:

@@ -78,7 +78,7 @@ def _by_helm(profile: Profile, kube: Kubernetes, uid: str) -> list[str]:
     except ToolError:
         return []
     try:
-        found = helm.cluster_uid()
+        found = helm.cluster_uid(profile.namespace)
     except ToolError as error:
         raise _another("helm", kube, f"helm does not get there: {error.reason}") from None
     if found is None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from llmd_runbook.clients.bearer import authorization
 from llmd_runbook.errors import ApiError, Unreachable
 
 REPLICA_HEADER = "x-inference-pod"
@@ -27,11 +28,17 @@ class Endpoint:
         url: scheme, host, port and path prefix, without a trailing slash.
         headers: sent with every request (a Host, never a credential).
         ca_file: CA bundle for https; None means the system's.
+        server_name: for https, the name that the certificate must bear and that is asked for (SNI); empty means the
+            URL's host.
+        bearer_variable, bearer_file: where a bearer token stands; empty means that none is sent.
     """
 
     url: str
     headers: dict[str, str] = field(default_factory=dict)
     ca_file: str | None = None
+    server_name: str = ""
+    bearer_variable: str = ""
+    bearer_file: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,11 +98,11 @@ class Inference:
         text, usage, ttft_s, ended, event = "", None, None, False, ""
         with self._http("POST", "/v1/completions") as (http, url):
             started = time.monotonic()
-            with http.stream("POST", url, json=body, headers=self._headers(request_id)) as response:
+            headers, extensions = self._headers(request_id), self._extensions
+            with http.stream("POST", url, json=body, headers=headers, extensions=extensions) as response:
                 if response.status_code != 200:
                     response.read()
                     raise self._refused("POST", "/v1/completions", response)
-                headers = response.headers
                 try:
                     for event in _events(response):
                         ended = event == "[DONE]"
@@ -110,7 +117,7 @@ class Inference:
                     elapsed_s = time.monotonic() - started
                     if not ended or usage is None:
                         raise ValueError("the stream ended early" if not ended else "no usage in the stream")
-                    return _completion(text, usage, elapsed_s, request_id, headers, body, ttft_s)
+                    return _completion(text, usage, elapsed_s, request_id, response.headers, body, ttft_s)
                 except (LookupError, TypeError, ValueError, AttributeError) as error:
                     raise self._nonsense(
                         "the answer is not a streamed completion", f"{error!r}; {event:.300}"
@@ -120,7 +127,8 @@ class Inference:
         self, method: str, path: str, body: dict[str, Any] | None = None, request_id: str = ""
     ) -> tuple[dict[str, Any], httpx.Headers]:
         with self._http(method, path) as (http, url):
-            response = http.request(method, url, json=body, headers=self._headers(request_id))
+            headers, extensions = self._headers(request_id), self._extensions
+            response = http.request(method, url, json=body, headers=headers, extensions=extensions)
         if response.status_code != 200:
             raise self._refused(method, path, response)
         try:
@@ -132,7 +140,13 @@ class Inference:
         return answer, response.headers
 
     def _headers(self, request_id: str) -> dict[str, str]:
-        return self.endpoint.headers | ({"x-request-id": request_id} if request_id else {})
+        bearer = authorization(self.endpoint.bearer_variable, self.endpoint.bearer_file)
+        return self.endpoint.headers | bearer | ({"x-request-id": request_id} if request_id else {})
+
+    @property
+    def _extensions(self) -> dict[str, Any]:
+        name = self.endpoint.server_name
+        return {"sni_hostname": name} if name else {}
 
     @contextmanager
     def _http(self, method: str, path: str) -> Iterator[tuple[httpx.Client, str]]:

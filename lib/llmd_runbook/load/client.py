@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import ssl
 import time
 import urllib.parse
@@ -16,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from llmd_runbook.errors import UsageError
+from llmd_runbook.clients import bearer
 from llmd_runbook.load.plan import Plan, Prompt
 from llmd_runbook.load.samples import Sample
 from llmd_runbook.load.timing import TimedConnector, TimedResponse
@@ -68,6 +67,7 @@ class Sender:
             "Content-Type": "application/json",
             "Accept": "text/event-stream" if plan.streamed else "application/json",
         }
+        self._server_name = plan.server_name or None
         self._ids = itertools.count(uuid.uuid4().int)  # a call of the system for each would cost more than the sending
         self._keep = {name.lower() for name in plan.keep_headers}
         self._bodies = [_body(plan, prompt) for prompt in plan.prompts]
@@ -81,6 +81,7 @@ class Sender:
                 self._url,
                 data=self._bodies[index],
                 headers={**self._headers, "x-request-id": exchange.request_id},
+                server_hostname=self._server_name,
             ) as response:
                 assert isinstance(response, TimedResponse)
                 arrivals = response.arrivals
@@ -156,21 +157,12 @@ def parse(exchange: Exchange, group: str) -> Sample:
 
 
 def authorization(plan: Plan) -> dict[str, str]:
-    """The bearer token, which stands in the environment and nowhere else.
+    """The bearer token, which stands in the environment or a file and nowhere else.
 
     Raises:
-        UsageError: the variable is not set.
+        UsageError: it is not there.
     """
-    if not plan.bearer_variable:
-        return {}
-    token = os.environ.get(plan.bearer_variable, "").strip()
-    if not token:
-        raise UsageError(
-            "there is no token for the gateway",
-            where=f"environment variable {plan.bearer_variable}",
-            remedy="set it to the bearer token, or name another variable in the profile",
-        )
-    return {"Authorization": f"Bearer {token}"}
+    return bearer.authorization(plan.bearer_variable, plan.bearer_file)
 
 
 def _has_text(event: dict[str, Any]) -> bool:

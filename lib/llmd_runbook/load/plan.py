@@ -67,7 +67,10 @@ class Plan(_Model):
     Attributes:
         url: of the gateway, with its path prefix and without /v1.
         headers: sent with every request (a Host where the gateway wants one; never a credential).
-        bearer_variable: environment variable that holds a bearer token; empty means that none is sent.
+        bearer_variable, bearer_file: environment variable or file that holds a bearer token; empty means that none is
+            sent.
+        server_name: for https, the name that the certificate must bear and that is asked for (SNI); empty means the
+            URL's host.
         api: which call.
         ca_file: CA bundle for https; None means the system's.
         model: name of the served model.
@@ -88,6 +91,8 @@ class Plan(_Model):
     api: Literal["completions", "chat"] = "completions"
     headers: dict[str, str] = Field(default_factory=dict)
     bearer_variable: str = ""
+    bearer_file: str = ""
+    server_name: str = ""
     ca_file: str | None = None
     keep_headers: tuple[str, ...] = ("x-inference-pod",)
     streamed: bool = True

@@ -70,7 +70,7 @@ class Traffic:
         pool = site.pattern3_pool(kube, profile)
         self._pods = [replica.manifest for replica in replicas(kube, profile.namespace, pool) if replica.ready]
         self._replicas = [_replica(pod, pool) for pod in self._pods]
-        target = endpoint(kube, profile.namespace, profile.pattern3.gateway, profile.route.url)
+        target = endpoint(kube, profile, profile.pattern3.gateway)
         self._client = Inference(target, profile.load.request_timeout_s)
         self._scraper = Scraper(kube, pool.target_port)
         self._log, self._no_log = _picker_log(kube, profile.namespace, pool)

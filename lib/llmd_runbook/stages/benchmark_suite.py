@@ -34,7 +34,7 @@ class _Line:
 def suite(stage: StageRun) -> Shown:
     """Run test 4, and show all five; ✓ is proved, ✗ disproved, ? neither."""
     profile, pattern = stage.profile, stage.profile.pattern3
-    target = endpoint(site.kubernetes(profile), profile.namespace, pattern.gateway, profile.route.url)
+    target = endpoint(site.kubernetes(profile), profile, pattern.gateway)
     with stage.step(f"send {REQUESTS} requests at once") as step:
         found = measurement.burst(profile, target, pattern, REQUESTS, step)
         good = len(found.good)

@@ -149,7 +149,7 @@ def _serves(stage: StageRun, step: StepHandle) -> tuple[bool, str]:
         answer = traffic.wait_for_answer(target, profile, profile.pattern1.model, step)
         return answer.output_tokens > 0, f"{answer.output_tokens} tokens in {answer.elapsed_s:.2f} s"
     try:
-        target = endpoint(kube, profile.namespace, profile.pattern3.gateway, profile.route.url)
+        target = endpoint(kube, profile, profile.pattern3.gateway)
         answer = Inference(target, timeout_s=10).complete(profile.pattern3.model, "Say hello.", max_tokens=1)
     except ClusterError as error:
         return True, f"{error.what}: {error.reason}"

@@ -8,7 +8,7 @@ from llmd_runbook.clients.kubernetes import HTTP_ROUTES, Kubernetes
 from llmd_runbook.plans import Change, Duration, Plan
 from llmd_runbook.profile import Pattern, Profile
 from llmd_runbook.run import StageRun
-from llmd_runbook.stages import gate, plan_parts, site, traffic
+from llmd_runbook.stages import gate, owned, plan_parts, site, traffic
 from llmd_runbook.stages.plan_facts import (
     POOL_CHANGE,
     ROUTE_CHANGE,
@@ -29,6 +29,8 @@ def plan(stage: StageRun) -> None:
     kube = site.kubernetes(profile)
     with stage.step("render both patterns"):
         one, three = rendered(profile, profile.pattern1), rendered(profile, profile.pattern3)
+    with stage.step("ask who owns what will change"):
+        _refuse_owned(kube, profile, one, three)
     readers: dict[str, gate.Read] = {
         release_change(profile.pattern3): lambda: release_facts(kube, profile, three),
         POOL_CHANGE: lambda: pool_facts(site.gke_pool(profile)),
@@ -54,6 +56,16 @@ def target(profile: Profile) -> dict[str, Any]:
     if option == "restore_pattern1":
         found |= {"install": pinned(profile, profile.pattern1), "route": traffic.manifest(profile, profile.pattern1)}
     return found
+
+
+def _refuse_owned(kube: Kubernetes, profile: Profile, one: Rendered, three: Rendered) -> None:
+    if profile.cleanup.option == "scale_to_zero":
+        servers = next(item for item in three.manifests if item["metadata"]["name"] == three.servers.name)
+        owned.refuse(kube, profile, applied=[servers | {"spec": servers["spec"] | {"replicas": 0}}])
+        return
+    back = [*one.manifests, traffic.manifest(profile, one.pattern)]
+    comes = back if profile.cleanup.option == "restore_pattern1" else []
+    owned.refuse(kube, profile, applied=comes, removed=three.manifests)
 
 
 def pods_after(profile: Profile) -> list[tuple[Pattern, int]]:

@@ -22,7 +22,7 @@ _BLOCKS = 6
 def sweep(stage: StageRun) -> Shown:
     """Measure the levels of `load.sweep`; with those already measured, throughput, tails and goodput of each."""
     profile, pattern = stage.profile, stage.profile.pattern3
-    target = endpoint(site.kubernetes(profile), profile.namespace, pattern.gateway, profile.route.url)
+    target = endpoint(site.kubernetes(profile), profile, pattern.gateway)
     kept = stage.data.setdefault(KEY, {})
     for in_flight in profile.load.sweep:
         scale = max(1, math.ceil(_BLOCKS * in_flight / profile.load.requests))

@@ -273,9 +273,7 @@ def _rates(rate: Throughput) -> list[str | int | float | None]:
 
 def _plan(profile: Profile, target: Endpoint, pattern: Pattern, sent: list[Prompt], arrival: Closed | Burst) -> Plan:
     return Plan(
-        url=target.url,
-        headers=target.headers,
-        ca_file=target.ca_file,
+        **asdict(target),
         model=pattern.model,
         prompts=sent,
         output_tokens=profile.load.output_tokens,

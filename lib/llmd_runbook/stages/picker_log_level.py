@@ -242,5 +242,5 @@ def _deadline_s(profile: Profile) -> float:
 
 def _wait(kube: Kubernetes, profile: Profile, deployment: str, step: StepHandle) -> None:
     site.wait_available(kube, profile.namespace, deployment, profile.pattern3.ready_timeout_s, step)
-    target = endpoint(kube, profile.namespace, profile.pattern3.gateway, profile.route.url)
+    target = endpoint(kube, profile, profile.pattern3.gateway)
     traffic.wait_for_answer(target, profile, profile.pattern3.model, step)

@@ -119,7 +119,7 @@ def object_diff(profile: Profile, before: Object | None, after: Object) -> list[
 def address(kube: Kubernetes, profile: Profile, gateway: str) -> str:
     """Where clients reach a Gateway, in words."""
     try:
-        return f"{endpoint(kube, profile.namespace, gateway, profile.route.url).url} (Gateway {gateway})"
+        return f"{endpoint(kube, profile, gateway).url} (Gateway {gateway})"
     except NotFound:
         return f"Gateway {gateway}, whose address is known once it has one"
 

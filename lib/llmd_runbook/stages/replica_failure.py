@@ -10,6 +10,7 @@ import random
 import threading
 from collections import Counter
 from contextlib import closing
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from llmd_runbook.analysis.affinity import ALPHA
@@ -319,11 +320,9 @@ def _plan(kube: Kubernetes, profile: Profile, seed: int) -> Plan:
     for prompt in prompts:  # they come shuffled, and stay so within a round
         rounds[seen[prompt.group]].append(prompt)
         seen[prompt.group] += 1
-    target = endpoint(kube, profile.namespace, profile.pattern3.gateway, profile.route.url)
+    target = endpoint(kube, profile, profile.pattern3.gateway)
     return Plan(
-        url=target.url,
-        headers=target.headers,
-        ca_file=target.ca_file,
+        **asdict(target),
         model=profile.pattern3.model,
         prompts=[prompt for one in rounds for prompt in one],
         output_tokens=_ANSWER_TOKENS,

@@ -29,8 +29,9 @@ READY = declare(
 )
 ROUTE = declare(
     "pattern1.route",
-    "the HTTPRoute is accepted, resolves, and sends the clients' traffic to Pattern 1's InferencePool",
-    "apply the HTTPRoute: no chart renders one; see its conditions",
+    "the HTTPRoute is accepted, resolves, and sends the clients' traffic on every path to Pattern 1's InferencePool",
+    "apply the HTTPRoute: no chart renders one; see its conditions; the swap replaces its rules, and would lose paths "
+    "other than `/`: have a gateway in front strip them, and set `route.url`",
 )
 GATEWAY = declare(
     "gateway.programmed",
@@ -151,9 +152,10 @@ def deployments(stage: StageRun) -> Shown:
             route is not None
             and route.backends == [backend]
             and pattern.gateway in route.gateways
+            and route.paths == ("/",)  # the swap applies one rule for all, and would take clients' paths away
             and all(route.conditions.get(kind, "").startswith("True") for kind in ("Accepted", "ResolvedRefs")),
-            expected=f"{profile.route.name} -> {backend}, Accepted and ResolvedRefs",
-            observed=str(route) if route else "no such HTTPRoute",
+            expected=f"{profile.route.name} -> {backend} for every path, Accepted and ResolvedRefs",
+            observed=f"{route}; paths {' '.join(route.paths)}" if route else "no such HTTPRoute",
         )
     )
     stage.check(
@@ -183,7 +185,7 @@ def baseline(stage: StageRun) -> Shown:
     profile = stage.profile
     with stage.step("measure Pattern 1") as step:
         kube = site.kubernetes(profile)
-        target = endpoint(kube, profile.namespace, profile.pattern1.gateway, profile.route.url)
+        target = endpoint(kube, profile, profile.pattern1.gateway)
         in_flight, seed = profile.load.concurrency, measurement.fresh_seed()
         measured = measurement.measure(profile, target, profile.pattern1, in_flight, step, seed=seed)
         step.ok(f"{measured.succeeded} answers, {measured.failed} failures")

@@ -11,7 +11,7 @@ from llmd_runbook.errors import ProfileError
 from llmd_runbook.plans import Change, Duration, Plan
 from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun
-from llmd_runbook.stages import gate, plan_parts, site, traffic
+from llmd_runbook.stages import gate, owned, plan_parts, site, traffic
 from llmd_runbook.stages.plan_facts import (
     POOL_CHANGE,
     ROUTE_CHANGE,
@@ -35,6 +35,9 @@ def plan(stage: StageRun) -> None:
     with stage.step("render both patterns"):
         old, new = rendered(profile, profile.pattern1), rendered(profile, profile.pattern3)
     _require_announced_names(profile, new)
+    with stage.step("ask who owns what will change"):
+        route = traffic.manifest(profile, profile.pattern3)
+        owned.refuse(kube, profile, applied=[*new.manifests, route], removed=old.manifests)
     readers: dict[str, gate.Read] = {
         release_change(profile.pattern1): lambda: release_facts(kube, profile, old),
         release_change(profile.pattern3): lambda: release_facts(kube, profile, new),

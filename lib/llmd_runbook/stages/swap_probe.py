@@ -51,7 +51,7 @@ class SwapProbe:
         profile = self._stage.profile
         self._probe.__enter__()
         try:
-            target = endpoint(self._kube, profile.namespace, profile.pattern1.gateway, profile.route.url)
+            target = endpoint(self._kube, profile, profile.pattern1.gateway)
         except ClusterError as error:
             self.trouble = f"the old address is not known: {error.what}"
             return self
@@ -157,9 +157,7 @@ def _plan(profile: Profile, pattern: Pattern, name: str, target: Endpoint, strea
     seed = random.SystemRandom().randrange(2**31)
     texts = unique(_PROMPTS, _PROMPT_TOKENS, seed=seed)
     return Plan(
-        url=target.url,
-        headers=target.headers,
-        ca_file=target.ca_file,
+        **asdict(target),
         model=pattern.model,
         prompts=[Prompt(group=f"{name} {'stream' if streamed else 'whole'}", text=one.text) for one in texts],
         output_tokens=_TOKENS[streamed],

@@ -124,7 +124,7 @@ def wait_for_gpus(stage: StageRun, kube: Kubernetes) -> None:
 
 def _old_address(stage: StageRun, kube: Kubernetes) -> Endpoint:
     profile = stage.profile
-    return endpoint(kube, profile.namespace, profile.pattern1.gateway, profile.route.url)
+    return endpoint(kube, profile, profile.pattern1.gateway)
 
 
 def _prove(stage: StageRun, kube: Kubernetes, target: Endpoint) -> Endpoint:

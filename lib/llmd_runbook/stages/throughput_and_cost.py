@@ -62,7 +62,7 @@ def measure(stage: StageRun) -> Shown:
     """The baseline's load on Pattern 3; then as many requests in flight a replica as Pattern 1 had."""
     profile = stage.profile
     pattern = profile.pattern3
-    target = endpoint(site.kubernetes(profile), profile.namespace, pattern.gateway, profile.route.url)
+    target = endpoint(site.kubernetes(profile), profile, pattern.gateway)
     before = baseline(stage)
     same_prompts = measurement.fresh_seed() if isinstance(before, Refusal) else before.seed
     loads: dict[str, Measured] = {}

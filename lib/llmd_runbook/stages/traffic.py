@@ -154,7 +154,7 @@ def wait_programmed(kube: Kubernetes, profile: Profile, pattern: Pattern, step: 
         remedy=f"kubectl -n {profile.namespace} describe gateway {pattern.gateway}",
         namespace=profile.namespace,
     )
-    return endpoint(kube, profile.namespace, pattern.gateway, profile.route.url)
+    return endpoint(kube, profile, pattern.gateway)
 
 
 def wait_for_answer(target: Endpoint, profile: Profile, model: str, step: StepHandle) -> Completion:

@@ -101,7 +101,7 @@ def answers(stage: StageRun, via: Endpoint | None = None) -> None:
     model, names = profile.pattern3.model, profile.names(profile.pattern3)
     with stage.step("ask the gateway") as step:
         kube, gateway = site.kubernetes(profile), profile.pattern3.gateway
-        target, missing = _attempt(lambda: via or endpoint(kube, profile.namespace, gateway, profile.route.url))
+        target, missing = _attempt(lambda: via or endpoint(kube, profile, gateway))
         models, refused, answer, failed = None, missing, None, missing
         if target:
             client = Inference(target, timeout_s=profile.load.request_timeout_s)

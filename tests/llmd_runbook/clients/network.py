@@ -14,14 +14,18 @@ from tests.llmd_runbook.clients.server import Server, serving
 
 
 @contextmanager
-def serving_tls(folder: Path) -> Iterator[tuple[Server, Path]]:
-    """A server on https, and the file of the certificate to trust."""
-    key, certificate = self_signed("a test", "127.0.0.1")
+def serving_tls(
+    folder: Path, name: str = "127.0.0.1", asked_for: list[str | None] | None = None
+) -> Iterator[tuple[Server, Path]]:
+    """A server on https, and the file of the certificate to trust; `asked_for` gets the names of clients' SNI."""
+    key, certificate = self_signed("a test", name)
     (folder / "key.pem").write_bytes(key)
     authority = folder / "ca.pem"
     authority.write_bytes(certificate)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(authority, folder / "key.pem")
+    if asked_for is not None:
+        context.sni_callback = lambda _, asked, __: asked_for.append(asked)
     with serving() as server:
         server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
         server.url = server.url.replace("http:", "https:")

@@ -73,13 +73,15 @@ class Helm:
             for entry in json.loads(text)
         ]
 
-    def cluster_uid(self) -> str | None:
+    def cluster_uid(self, namespace: str) -> str | None:
         """UID of the namespace kube-system of the cluster that helm itself reaches, whatever its own variables
         (`HELM_KUBEAPISERVER` and others) make of what it was given; None for a helm that cannot tell (3.12).
+
+        helm 4 also looks whether the ConfigMap that is rendered exists, so which its caller must be allowed to.
         """
         if not is_at_least(self.version, _OLDEST_THAT_LOOKS_UP):
             return None
-        text = self.run("template", "identity", str(_IDENTITY), "--dry-run=server")
+        text = self.run("template", "identity", str(_IDENTITY), "--dry-run=server", "--namespace", namespace)
         return str(manifests.parse(text, "helm template identity")[0]["data"]["uid"])
 
     def plugins(self) -> dict[str, str]:
