@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 
 from llmd_runbook.clients.kubernetes import HTTP_ROUTES, Kubernetes
 from llmd_runbook.errors import RunbookError
@@ -60,7 +61,8 @@ def _pattern(stage: StageRun, kube: Kubernetes, pattern: Pattern) -> str:
 
 
 def _kubeconfig(profile: Profile) -> list[str]:
-    return ["--kubeconfig", profile.cluster.kubeconfig] if profile.cluster.kubeconfig else []
+    named = profile.cluster.kubeconfig
+    return ["--kubeconfig", str(Path(named).expanduser())] if named else []  # a quoted ~ stays one
 
 
 def _context(profile: Profile, flag: str, context: str) -> list[str]:
@@ -116,7 +118,7 @@ def _helmfile(profile: Profile, pattern: Pattern, context: str, verb: str) -> st
     releases = pattern.releases
     assert not isinstance(releases, HelmReleases)
     variables = [f"RELEASE_NAME_POSTFIX={releases.postfix}"]
-    variables += [f"KUBECONFIG={profile.cluster.kubeconfig}"] if profile.cluster.kubeconfig else []
+    variables += [f"KUBECONFIG={file}" for file in _kubeconfig(profile)[1:]]
     words = ["helmfile", "-f", str(profile.resolve(releases.file)), "-e", releases.environment]
     words += ["-n", profile.namespace, *_context(profile, "--kube-context", context)]
     return shlex.join([*variables, *words, verb])
