@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import os
 import shlex
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,13 +16,6 @@ from llmd_sandbox.images.vllm_cpu import VERSION
 from llmd_sandbox.images.vllm_cpu.words import translate
 from llmd_sandbox.site import MARKER
 
-_NICE = 5
-"""Engines would take the processors from the control plane, the gateway and the client that measures."""
-
-_AUTOGROUP = Path("/proc/self/autogroup")
-"""Where Linux gives each session an equal share of the processors, niceness counts between sessions only by this."""
-
-_LOOK_S = 0.5
 _SOCKET_PATH_BYTES = 107
 _SOCKET_NAME_BYTES = 37
 
@@ -41,29 +32,7 @@ def main(python: str, argv: list[str]) -> NoReturn:
     if status := subprocess.run(maker, check=False).returncode:
         sys.exit(status)
     words = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), *wanted.flags]
-    _yield_later(address, wanted.port)
     os.execve(python, words, os.environ | _variables(address))
-
-
-def _yield_later(address: str, port: int) -> None:
-    """Let the session go behind everybody else once it serves: it starts as fast as any other.
-
-    A session that is not this container's own keeps its share.
-    """
-    engine = os.getpid()
-    if os.getsid(0) != engine or os.fork():
-        return
-    while os.getppid() == engine:
-        try:
-            socket.create_connection((address, port), _LOOK_S).close()
-        except OSError:
-            time.sleep(_LOOK_S)
-            continue
-        os.setpriority(os.PRIO_PGRP, 0, max(_NICE, os.nice(0)))
-        if _AUTOGROUP.exists():
-            _AUTOGROUP.write_text(str(_NICE))
-        break
-    os._exit(0)
 
 
 def _variables(address: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,6 @@ if [[ "$1" == */model.py ]]; then
     mkdir -p "$2"; echo "$3" > "$2/context"; exit
 fi
 printf '%s\\n' "$@" > "$HOME/words"; env > "$HOME/variables"
-[ ! -e "$HOME/serves" ] || exec "$HOME/serves"
 """
 
 
@@ -27,13 +25,11 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(home: Path, *words_too: str, own_session: bool = False, **more: str) -> subprocess.CompletedProcess[str]:
+def start(home: Path, **more: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "llmd_sandbox.images.vllm_cpu", str(home / "python")]
-    words += ["vllm", "serve", "google/gemma-2b-it", "--dtype=half", "--max-model-len=4096", *words_too]
+    words += ["vllm", "serve", "google/gemma-2b-it", "--dtype=half", "--max-model-len=4096"]
     variables = {**os.environ, "HOME": str(home), "LLMD_SANDBOX_POD_IP": "127.9.0.1", **more}
-    return subprocess.run(
-        words, env=variables, capture_output=True, text=True, check=False, start_new_session=own_session
-    )
+    return subprocess.run(words, env=variables, capture_output=True, text=True, check=False)
 
 
 def variables(home: Path) -> dict[str, str]:
@@ -64,46 +60,6 @@ def test_it_stays_off_the_network(home: Path) -> None:
     wanted = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": "127.9.0.1"}
     wanted["SPT_NOENV"] = "1"  # else `llmd-sandbox down` does not find the engine's processes
     assert wanted.items() <= found.items()
-
-
-SERVES = """#!{python}
-import os, pathlib, socket, time
-begun = os.nice(0)
-with socket.create_server(("127.9.0.1", {port})):
-    deadline = time.monotonic() + {patience_s}
-    while os.nice(0) == begun and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.2)
-    group = pathlib.Path("/proc/self/autogroup")
-    pathlib.Path(os.environ["HOME"], "nice").write_text(f"{{begun}} {{os.nice(0)}}")
-    pathlib.Path(os.environ["HOME"], "autogroup").write_text(group.read_text() if group.exists() else "nice 5")
-"""
-
-
-def serve(home: Path, *, own_session: bool, patience_s: float) -> tuple[int, int]:
-    """How nice the engine was when it began to listen, and at its end."""
-    with socket.create_server(("127.9.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    (home / "serves").write_text(SERVES.format(python=sys.executable, port=port, patience_s=patience_s))
-    (home / "serves").chmod(0o755)
-    done = start(home, f"--port={port}", own_session=own_session)
-    assert done.returncode == 0, done.stderr
-    begun, ended = map(int, (home / "nice").read_text().split())
-    return begun, ended
-
-
-def test_it_yields_to_the_cluster_once_it_serves(home: Path) -> None:
-    """Not earlier: it would start late on a busy machine."""
-    own = os.nice(0)
-    assert serve(home, own_session=True, patience_s=60) == (own, max(own, 5))
-    assert (home / "autogroup").read_text().strip().endswith("nice 5")
-
-
-def test_whoever_starts_it_in_his_own_session_keeps_his_share(home: Path) -> None:
-    group = Path("/proc/self/autogroup")
-    before = group.read_text() if group.exists() else "nice 5"
-    assert serve(home, own_session=False, patience_s=1.5) == (os.nice(0), os.nice(0))
-    assert (home / "autogroup").read_text() == before
 
 
 def test_sockets_go_into_the_sandboxs_folder_unless_its_path_is_too_long(home: Path) -> None:
