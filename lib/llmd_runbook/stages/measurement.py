@@ -243,6 +243,16 @@ def client_bound(profile: Profile, load: Measured, error: ClientError | Refusal)
     )
 
 
+def client_condition(profile: Profile, load: Measured, error: ClientError | Refusal) -> str | None:
+    """For a comparison: why the client was measured, empty when it was not, None when nobody knows."""
+    bound = client_bound(profile, load, error)
+    if bound is None:
+        return ""
+    needed = (error, percentile(load.latencies_s, 0.5), percentile(load.latencies_s, 0.95))
+    unknown = not load.lost_workers and any(isinstance(found, Refusal) for found in needed)
+    return None if unknown else bound
+
+
 def table(title: str, measured: dict[str, Measured]) -> Table:
     """Throughput and percentiles, each with its sample size, one row a load."""
     columns = ["pattern", "in flight", "answers", "failures", "requests/s", "output tokens/s"]
