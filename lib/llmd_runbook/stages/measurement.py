@@ -23,7 +23,7 @@ from llmd_runbook.load.mixes import SERVICE, digest, mixed, repeated_share
 from llmd_runbook.load.plan import Burst, Closed, Plan, Prompt
 from llmd_runbook.load.prompts import unique
 from llmd_runbook.load.samples import LoadResult, Progress
-from llmd_runbook.load.watch import Readings, Watch
+from llmd_runbook.load.watch import METRICS, Readings, Watch
 from llmd_runbook.profile import Pattern, Profile
 from llmd_runbook.run import StepHandle
 from llmd_runbook.stages import site
@@ -333,7 +333,7 @@ class _Servers:
                 raise NotFound("there is no InferencePool", where=f"{namespace}/{self._pattern.inference_pool}")
             self._pods = [item.manifest for item in replicas(kube, namespace, pool) if item.ready]
             self.context_tokens = context_tokens(self._pods)
-            self._scraper = Scraper(kube, pool.target_port)
+            self._scraper = Scraper(kube, pool.target_port, only=METRICS)
         return self._scraper.all(self._pods)
 
 
