@@ -682,15 +682,14 @@ def baseline_on_pattern_3(bench: Bench, **load: Any) -> str:
 
 
 @fails("throughput.gain")
-def test_replicas_that_take_one_request_at_a_time(bench: Bench, tmp_path: Path) -> None:
+def test_replicas_that_take_one_request_at_a_time(bench: Bench) -> None:
     """The baseline is measured on the same three replicas while they batch; then each takes one request at a time."""
-    patient = variant(bench, tmp_path, {"client_tolerance: 0.1": "client_tolerance: 0.5"})  # or there is no ratio
-    run = baseline_on_pattern_3(patient)
+    run = baseline_on_pattern_3(bench)
     with bench.with_arguments("--max-num-seqs=1"):
         bench.answers(bench.profile.pattern3.model)
         calls = (throughput_and_cost.measure, throughput_and_cost.compare)
-        found = patient.judge("06_throughput_and_cost", *calls, run=run)
-    broken(found, "throughput.gain")
+        found = bench.judge("06_throughput_and_cost", *calls, run=run)
+    broken(found, "throughput.gain", "load.client", "comparison.same_load")  # too few answers to judge the client by
 
 
 @fails("comparison.same_load")

@@ -6,7 +6,7 @@ import json
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 import httpx
@@ -51,13 +51,15 @@ class Snapshot:
         return found[0][0] if found else {}
 
 
-def parse(pod: str, via: str, text: str) -> Snapshot:
-    """Read the Prometheus text format.
+def parse(pod: str, via: str, text: str, only: tuple[str, ...] = ()) -> Snapshot:
+    """Read the Prometheus text format; `only` lines that begin so, which is many times cheaper than a whole page.
 
     Raises:
         ApiError: the text is something else.
     """
     samples: dict[str, list[tuple[dict[str, str], float]]] = {}
+    if only:
+        text = "".join(f"{line}\n" for line in text.splitlines() if line.startswith(only))
     try:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
@@ -95,11 +97,11 @@ def served(pod: str, via: str, text: str) -> list[str]:
 class Scraper:
     """Reads replicas' metrics through the API server or, where that is refused, from the pod's address.
 
-    The way that worked is kept; each snapshot says which it was.
+    The way that worked is kept; each snapshot says which it was. With `only`, snapshots have the metrics that begin so.
     """
 
-    def __init__(self, kube: Kubernetes, port: int) -> None:
-        self._kube, self._port = kube, port
+    def __init__(self, kube: Kubernetes, port: int, only: tuple[str, ...] = ()) -> None:
+        self._kube, self._port, self._only = kube, port, only
         self._ways: list[tuple[str, Callable[[Object, str], str]]] = [
             ("pods/proxy", self._by_proxy),
             ("pod IP", self._direct),
@@ -111,7 +113,7 @@ class Scraper:
         Raises:
             Unreachable: both ways failed; the reasons of both are given.
         """
-        return self._read(pod, "metrics", parse)
+        return self._read(pod, "metrics", partial(parse, only=self._only))
 
     def models(self, pod: Object) -> list[str]:
         """The names that one pod serves, by its own word.

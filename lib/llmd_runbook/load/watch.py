@@ -17,6 +17,7 @@ from typing import Self
 from llmd_runbook.clients.metrics import KV_USAGE, PREFIX_HITS, PREFIX_QUERIES, RUNNING, WAITING, Snapshot
 from llmd_runbook.errors import ClusterError
 
+METRICS = (RUNNING, WAITING, KV_USAGE, PREFIX_QUERIES, PREFIX_HITS)
 INTERVAL_S = 0.25
 _PAUSES = 19
 _END_S = 30.0

@@ -23,7 +23,7 @@ from llmd_runbook.load.mixes import SERVICE, digest, mixed, repeated_share
 from llmd_runbook.load.plan import Burst, Closed, Plan, Prompt
 from llmd_runbook.load.prompts import unique
 from llmd_runbook.load.samples import LoadResult, Progress
-from llmd_runbook.load.watch import Readings, Watch
+from llmd_runbook.load.watch import METRICS, Readings, Watch
 from llmd_runbook.profile import Pattern, Profile
 from llmd_runbook.run import StepHandle
 from llmd_runbook.stages import site
@@ -243,6 +243,16 @@ def client_bound(profile: Profile, load: Measured, error: ClientError | Refusal)
     )
 
 
+def client_condition(profile: Profile, load: Measured, error: ClientError | Refusal) -> str | None:
+    """For a comparison: why the client was measured, empty when it was not, None when nobody knows."""
+    bound = client_bound(profile, load, error)
+    if bound is None:
+        return ""
+    needed = (error, percentile(load.latencies_s, 0.5), percentile(load.latencies_s, 0.95))
+    unknown = not load.lost_workers and any(isinstance(found, Refusal) for found in needed)
+    return None if unknown else bound
+
+
 def table(title: str, measured: dict[str, Measured]) -> Table:
     """Throughput and percentiles, each with its sample size, one row a load."""
     columns = ["pattern", "in flight", "answers", "failures", "requests/s", "output tokens/s"]
@@ -321,7 +331,7 @@ class _Servers:
                 raise NotFound("there is no InferencePool", where=f"{namespace}/{self._pattern.inference_pool}")
             self._pods = [item.manifest for item in replicas(kube, namespace, pool) if item.ready]
             self.context_tokens = context_tokens(self._pods)
-            self._scraper = Scraper(kube, pool.target_port)
+            self._scraper = Scraper(kube, pool.target_port, only=METRICS)
         return self._scraper.all(self._pods)
 
 

@@ -226,7 +226,7 @@ def _compared(stage: StageRun, pairs: list[tuple[Measured, Measured]], *, per_re
     error = None if known is None else Refusal(**known) if "reason" in known else ClientError(**known)
 
     def client(found: Measured) -> str | None:
-        return None if error is None else measurement.client_bound(stage.profile, found, error) or ""
+        return None if error is None else measurement.client_condition(stage.profile, found, error)
 
     loads = [(one.compared(client(one)), other.compared(client(other))) for one, other in pairs]
     one, three = hourly_usd(stage)

@@ -46,6 +46,11 @@ def test_parses_counters_gauges_and_labels() -> None:
     }
 
 
+def test_a_part_of_a_page_is_what_the_whole_page_says_of_it() -> None:
+    whole, part = parse("p", "pod IP", TEXT), parse("p", "pod IP", TEXT, (REQUESTS, RUNNING))
+    assert part.samples == {name: whole.samples[name] for name in (REQUESTS, RUNNING)}
+
+
 @pytest.mark.parametrize("text", ["<html><body>no</body></html>", "{}", '{"a": 1}', "a{b=c} 1", "vllm:x one", "a{"])
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ApiError, match="not the Prometheus text format") as caught:

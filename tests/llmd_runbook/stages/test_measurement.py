@@ -162,6 +162,16 @@ def test_a_profile_with_a_scheduler_measures_from_its_workers(
         assert measurement.client_error(profile, found, step) == error(0.25)
 
 
+def test_a_comparison_knows_of_the_client_what_was_judged(bench: Bench) -> None:
+    few = replace(load(10), latencies_s=[0.5] * 58)
+    lost = replace(few, lost_workers=["tcp://b:2 (6 requests): killed"])
+    assert measurement.client_condition(bench.profile, load(10), error(0.001)) == ""
+    assert "INVALID (client-bound)" in (measurement.client_condition(bench.profile, load(10), error(1.0)) or "")
+    assert measurement.client_condition(bench.profile, few, error(0.001)) is None
+    assert measurement.client_condition(bench.profile, load(10), Refusal("not calibrated")) is None
+    assert "workers lost" in (measurement.client_condition(bench.profile, lost, error(0.001)) or "")
+
+
 def test_what_cannot_be_judged_is_no_good_measurement(bench: Bench) -> None:
     assert client_bound(bench.profile, load(10), Refusal("not calibrated")) == "not calibrated"
     few = replace(load(10), latencies_s=[0.5])
