@@ -9,6 +9,7 @@ import pytest
 
 from llmd_runbook.analysis.cutover import NEW, Asked
 from llmd_runbook.clients.inference import Endpoint
+from llmd_runbook.errors import GateFailed
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages import swap_gates, swap_steps
 from llmd_runbook.stages.swap_probe import SwapProbe
@@ -48,7 +49,7 @@ def errors(open_stage: Open, monkeypatch: pytest.MonkeyPatch, marks: dict[str, f
     monkeypatch.setattr(swap_steps, "pods_of", lambda *_: cast(list[Replica], []))
     probe: Any = Stream(marks, bad_s)
     if bad_s < 1e6:
-        with pytest.raises(swap_gates.GateFailed, match=r"gate\.errors"):
+        with pytest.raises(GateFailed, match=r"gate\.errors"):
             swap_gates.hold(stage, Memory(), cast(SwapProbe, probe), cast(Endpoint, None), {})
     else:
         swap_gates.hold(stage, Memory(), cast(SwapProbe, probe), cast(Endpoint, None), {})
