@@ -71,7 +71,7 @@ def kill_kernel(runner: subprocess.Popen[str], door: ApiProxy, request: str) -> 
     wait_until(
         lambda: any(re.search(request, f"{seen.method} {seen.path}") for seen in door.seen[before:]),
         f"no {request}",
-        timeout_s=120,
+        timeout_s=300,
     )
     (kernel,) = psutil.Process(runner.pid).children()
     kernel.kill()

@@ -12,7 +12,7 @@ from llmd_runbook.clients.kubernetes import Object
 from llmd_runbook.manifest import Attempt, Status
 from llmd_runbook.profile import Profile
 from llmd_runbook.verdicts import Verdict
-from tests.drills.ground import Ground
+from tests.drills.ground import RECREATE, Ground
 from tests.drills.model.attempts import attempt
 from tests.drills.model.world import World
 from tests.drills.random_machine import CLEANUP, SCALE, SWAP
@@ -54,6 +54,8 @@ class Seen:
 
 @pytest.mark.parametrize("sequence", SEQUENCES, ids=["-".join(each[:2] for each in one) for one in SEQUENCES])
 def test_the_model_does_as_the_sandbox_does(ground: Ground, tmp_path: Path, sequence: tuple[str, ...]) -> None:
+    ground.strategy = RECREATE
+    ground.as_before_02()
     expected = [on_the_sandbox(ground, stage) for stage in sequence]
     world = World(tmp_path)
     with world.instead():

@@ -6,7 +6,7 @@ import time
 
 from llmd_runbook.clients.kubernetes import Kubernetes
 from llmd_runbook.clients.metrics import PREFIX_QUERIES, REQUESTS, RUNNING, WAITING, Scraper, Snapshot
-from llmd_runbook.errors import DeadlineExceeded, NotFound
+from llmd_runbook.errors import DeadlineExceeded, NotFound, Unreachable
 from llmd_runbook.profile import Pattern
 from llmd_runbook.run import StageRun, StepHandle
 from llmd_runbook.stages import swap_steps
@@ -20,17 +20,23 @@ Counters = dict[str, tuple[float, ...]]
 
 
 def read(stage: StageRun, kube: Kubernetes, pattern: Pattern) -> Counters:
-    """The counters of a pattern's model servers.
+    """The counters of a pattern's model servers; without those that are neither Ready nor answer: nothing ends there.
 
     Raises:
-        Unreachable: a pod's metrics cannot be read.
+        Unreachable: the metrics of a Ready pod cannot be read.
         NotFound: the pattern's InferencePool is gone, or a counter is missing.
     """
     pool = pool_view(kube, stage.profile.namespace, pattern.inference_pool)
     if pool is None:
         raise NotFound("there is no InferencePool", where=f"{stage.profile.namespace}/{pattern.inference_pool}")
-    pods = [pod.manifest for pod in live(stage, kube, pattern)]
-    return {name: _values(found) for name, found in Scraper(kube, pool.target_port).all(pods).items()}
+    scraper, found = Scraper(kube, pool.target_port), {}
+    for pod in live(stage, kube, pattern):
+        try:
+            found[pod.name] = _values(scraper.scrape(pod.manifest))
+        except Unreachable:
+            if pod.ready:
+                raise
+    return found
 
 
 def live(stage: StageRun, kube: Kubernetes, pattern: Pattern) -> list[Replica]:
@@ -46,31 +52,44 @@ def idle(counters: Counters) -> bool:
 def until_quiet(stage: StageRun, kube: Kubernetes, pattern: Pattern, step: StepHandle) -> float:
     """Read until all counters stand still, with nothing running, for `swap.quiet_s`; how long ago that began (s).
 
+    A replica that cannot be read, such as one that has just crashed, is read again: it is no reason to leave the
+    pattern that serves.
+
     Raises:
-        DeadlineExceeded: something still reaches the pattern.
-        Unreachable, NotFound: its counters cannot be read.
+        DeadlineExceeded: something still reaches the pattern, or its counters cannot be read.
+        NotFound: of `read`.
     """
     profile = stage.profile
     quiet_s = profile.swap.quiet_s
     limit_s = quiet_s + profile.route.ready_timeout_s + profile.load.request_timeout_s
     deadline = time.monotonic() + limit_s
-    last, since = read(stage, kube, pattern), time.monotonic()
+    (last, trouble), since = _look(stage, kube, pattern), time.monotonic()
     while True:
         still_s = time.monotonic() - since
-        if idle(last) and still_s >= quiet_s:
+        if not trouble and idle(last) and still_s >= quiet_s:
             return still_s
+        said = trouble or _words(last)
         if time.monotonic() >= deadline:
             raise DeadlineExceeded(
                 f"waited {limit_s:.0f} s for the requests to {pattern.model} to end",
                 where=", ".join(last),
-                reason=f"its counters stood still for {still_s:.0f} s, not {quiet_s:g} s; last: {_words(last)}",
+                reason=f"its counters stood still for {still_s:.0f} s, not {quiet_s:g} s; last: {said}",
                 remedy="look for another route or client that leads to these pods, then run the stage again",
             )
-        step.progress(f"{_words(last)}; still for {still_s:.0f} of {quiet_s:g} s", done=still_s, total=quiet_s)
+        step.progress(f"{said}; still for {still_s:.0f} of {quiet_s:g} s", done=still_s, total=quiet_s)
         time.sleep(_LOOK_S)
-        now = read(stage, kube, pattern)
-        if now != last or not idle(now):
-            last, since = now, time.monotonic()
+        before = last
+        last, trouble = _look(stage, kube, pattern)
+        if trouble or last != before or not idle(last):
+            since = time.monotonic()
+
+
+def _look(stage: StageRun, kube: Kubernetes, pattern: Pattern) -> tuple[Counters, str]:
+    """The counters, or why they cannot be read now."""
+    try:
+        return read(stage, kube, pattern), ""
+    except Unreachable as error:
+        return {}, f"{error.what}: {error.reason}"
 
 
 def _values(found: Snapshot) -> tuple[float, ...]:

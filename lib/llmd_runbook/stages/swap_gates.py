@@ -57,7 +57,7 @@ def hold(stage: StageRun, kube: Kubernetes, probe: SwapProbe, target: Endpoint, 
     slow = _latency(stage, target)
     checks += [slow] if slow else []
     with stage.step("watch Pattern 3 under traffic") as step:
-        seen = probe.wait_for(NEW, _ANSWERS, since="serving")
+        seen = probe.wait_for(NEW, _ANSWERS, since=_judged_from(probe))
         step.ok("" if seen else probe.trouble or "the probe sees too few requests")
     checks += [_errors(probe), _readiness(swap_steps.pods_of(stage, kube, stage.profile.pattern3), before, stage)]
     for check in checks:
@@ -93,7 +93,7 @@ def _readiness(pods: list[Replica], before: dict[str, int], stage: StageRun) -> 
 
 
 def _errors(probe: SwapProbe) -> Check:
-    since_s = max(probe.marks.get("serving", 0.0), probe.marks.get("drained", 0.0))
+    since_s = probe.marks.get(_judged_from(probe), 0.0)
     asked = [one for one in probe.requests() if one.model == NEW and one.sent_s >= since_s]
     failed = [one for one in asked if not one.ok]
     enough = len(asked) >= _ANSWERS
@@ -146,6 +146,11 @@ def _affinity(stage: StageRun, kube: Kubernetes) -> Check:
         observed=", ".join(f"{name} {weight:g}" for name, weight in weights.items()) or why or "no scorers",
         evidence=[source or "no configuration found"],
     )
+
+
+def _judged_from(probe: SwapProbe) -> str:
+    """The moment from which requests to Pattern 3 are judged: it serves and, in a surge, Pattern 1 is idle."""
+    return max("serving", "drained", key=lambda name: probe.marks.get(name, 0.0))
 
 
 def _kinds(failed: list[Asked]) -> list[str]:

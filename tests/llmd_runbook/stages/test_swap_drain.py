@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmd_runbook.clients.metrics import PREFIX_QUERIES, REQUESTS, RUNNING, WAITING, Snapshot
-from llmd_runbook.errors import DeadlineExceeded, NotFound
+from llmd_runbook.errors import DeadlineExceeded, NotFound, Unreachable
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages import swap_drain
 from tests.llmd_runbook.memory import Memory
@@ -33,10 +33,17 @@ class Clock:
 def quiet_after(
     open_stage: Open, monkeypatch: pytest.MonkeyPatch, readings: list[tuple[float, ...]]
 ) -> tuple[float, float]:
-    """How long it was quiet, and when that was known; `readings` one a second, the last for ever."""
+    """How long it was quiet, and when that was known; `readings` one a second, the last for ever; (): no answer."""
     clock, left = Clock(), list(readings)
+
+    def read(*_: Any) -> swap_drain.Counters:
+        found = left.pop(0) if len(left) > 1 else left[0]
+        if not found:
+            raise Unreachable("cannot read a replica's metrics", reason="Connection refused")
+        return {"pod": found}
+
     monkeypatch.setattr(swap_drain, "time", clock)
-    monkeypatch.setattr(swap_drain, "read", lambda *_: {"pod": left.pop(0) if len(left) > 1 else left[0]})
+    monkeypatch.setattr(swap_drain, "read", read)
     stage = open_stage("03_swap_patterns")
     stage.profile = stage.profile.model_copy(update={"swap": stage.profile.swap.model_copy(update={"quiet_s": 5})})
     with stage.step("drain") as step:
@@ -68,18 +75,44 @@ def test_a_request_that_never_ends_is_told(open_stage: Open, monkeypatch: pytest
     assert "7 requests done, 1 under way" in (caught.value.reason or "")
 
 
+@pytest.mark.parametrize("first", [[], [(7.0, 70.0, 0.0, 0.0)]], ids=["at once", "later"])
+def test_a_replica_that_crashes_begins_the_time_anew_and_is_read_again(
+    open_stage: Open, monkeypatch: pytest.MonkeyPatch, first: list[tuple[float, ...]]
+) -> None:
+    _, known_s = quiet_after(open_stage, monkeypatch, [*first, (), (), (0.0, 0.0, 0.0, 0.0)])
+    assert known_s == len(first) + 2 + 5
+
+
+def test_a_replica_that_is_ready_and_never_answers_is_told(open_stage: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DeadlineExceeded) as caught:
+        quiet_after(open_stage, monkeypatch, [(7, 70, 0, 0), ()])
+    assert "cannot read a replica's metrics: Connection refused" in (caught.value.reason or "")
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_only_what_is_ready_must_answer(open_stage: Open, monkeypatch: pytest.MonkeyPatch, ready: bool) -> None:
+    def silent(_: Any) -> Snapshot:
+        raise Unreachable("cannot read a replica's metrics", reason="Connection refused")
+
+    monkeypatch.setattr(swap_drain, "pool_view", lambda *_: SimpleNamespace(target_port=8000))
+    monkeypatch.setattr(swap_drain, "live", lambda *_: [SimpleNamespace(name="pod", ready=ready, manifest={})])
+    monkeypatch.setattr(swap_drain, "Scraper", lambda *_: SimpleNamespace(scrape=silent))
+    stage = open_stage("03_swap_patterns")
+    if ready:
+        with pytest.raises(Unreachable):
+            swap_drain.read(stage, Memory(), stage.profile.pattern1)
+    else:
+        assert swap_drain.read(stage, Memory(), stage.profile.pattern1) == {}
+
+
 def test_what_exposes_no_counter_is_never_idle(open_stage: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = [REQUESTS, PREFIX_QUERIES, RUNNING, WAITING]
-    pods = {"pod": Snapshot("pod", "pod IP", {name: [({}, 0.0)] for name in names[:-1]})}
+    pod = Snapshot("pod", "pod IP", {name: [({}, 0.0)] for name in names[:-1]})
     monkeypatch.setattr(swap_drain, "pool_view", lambda *_: SimpleNamespace(target_port=8000))
-    monkeypatch.setattr(swap_drain, "live", lambda *_: [])
-
-    def scraper(*_: Any) -> Any:
-        return SimpleNamespace(all=lambda _: pods)
-
-    monkeypatch.setattr(swap_drain, "Scraper", scraper)
+    monkeypatch.setattr(swap_drain, "live", lambda *_: [SimpleNamespace(name="pod", ready=True, manifest={})])
+    monkeypatch.setattr(swap_drain, "Scraper", lambda *_: SimpleNamespace(scrape=lambda _: pod))
     stage = open_stage("03_swap_patterns")
     with pytest.raises(NotFound, match=WAITING):
         swap_drain.read(stage, Memory(), stage.profile.pattern1)
-    pods["pod"].samples[WAITING] = [({}, 2.0)]
+    pod.samples[WAITING] = [({}, 2.0)]
     assert not swap_drain.idle(swap_drain.read(stage, Memory(), stage.profile.pattern1))

@@ -142,16 +142,22 @@ async def test_no_such_program_is_a_start_error(context: PodContext) -> None:
 GPU = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
 
 
+def says(context: PodContext, how: str) -> None:
+    """Annotate the container's node."""
+    assert isinstance(context.host.nodes, dict)
+    context.host.nodes[context.node] = {"metadata": {"annotations": {START: how}}}
+
+
 async def test_a_model_server_runs_out_of_memory_where_its_node_says_so(
     context: PodContext, reached: Reached, objects: dict[str, Object]
 ) -> None:
-    context.host.nodes[context.node] = {"metadata": {"annotations": {START: "oom"}}}
+    says(context, "oom")
     container = Container(context, sh("echo well", **GPU))
     running = asyncio.create_task(container.run())
     await reached(lambda: container.state.last)
     ended = container.state.last["terminated"]
     assert (ended["exitCode"], ended["reason"]) == (137, "OOMKilled")
-    context.host.nodes[context.node]["metadata"]["annotations"] = {}
+    says(context, "")
     await reached(lambda: container.state.last.get("terminated", {}).get("reason") == "Completed")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -159,7 +165,7 @@ async def test_a_model_server_runs_out_of_memory_where_its_node_says_so(
 
 
 async def test_a_model_server_hangs_where_its_node_says_so(context: PodContext, reached: Reached) -> None:
-    context.host.nodes[context.node] = {"metadata": {"annotations": {START: "hang"}}}
+    says(context, "hang")
     container = Container(context, sh("echo well", **GPU))
     running = asyncio.create_task(container.run())
     await reached(lambda: "running" in container.state.state)
@@ -170,7 +176,7 @@ async def test_a_model_server_hangs_where_its_node_says_so(context: PodContext, 
 
 
 async def test_other_containers_start_well_on_such_a_node(context: PodContext) -> None:
-    context.host.nodes[context.node] = {"metadata": {"annotations": {START: "hang"}}}
+    says(context, "hang")
     context.pod["spec"]["restartPolicy"] = "Never"
     container = Container(context, sh("echo well"))
     await container.run()
