@@ -233,6 +233,7 @@ def crash_after_the_move(bench: SwapBench) -> None:
 
 def test_an_old_name_that_lives_on_as_an_alias_is_answered_throughout(bench: SwapBench) -> None:
     """And the commands that are told for a failed way back lead back from a Pattern 3 that serves, too."""
+    bench.resized(4)
     stage = bench.open(bench.write("alias", alias=True, strategy="surge", old_name="alias"))
     swap_plan.plan(stage)
     swap_patterns.apply(stage)
