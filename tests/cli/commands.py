@@ -50,7 +50,7 @@ class Command:
 
 LOOKING = [
     # README, profiles and messages
-    Command("kubectl get pods", r"{servers}\S+\s+1/1\s+Running"),
+    Command("kubectl get pods -n {namespace}", r"{servers}\S+\s+1/1\s+Running"),
     Command("kubectl get pods -A", r"llm-d\s+{servers}\S+\s+1/1\s+Running"),
     Command("kubectl version", r"Server Version: v1\."),
     Command("kubectl config get-contexts", r"\*\s+llmd-sandbox\b"),

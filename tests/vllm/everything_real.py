@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from datetime import datetime
 
-from llmd_runbook.manifest import Run, StageRecord
-from llmd_runbook.verdicts import Verdict
+from llmd_runbook.manifest import Attempt, Run, StageRecord
+from llmd_runbook.verdicts import StageResult, Verdict
 
 PAGE = "LLMD_EVERYTHING_REAL"
 """Environment variable that names the file to write the page to."""
@@ -19,7 +18,7 @@ def page(run: Run, *, took_s: float, peak_bytes: int) -> str:
     """Parts, verdicts by stage, and what the checks of stages 04 to 06 saw.
 
     Args:
-        run: the record; every stage has an attempt that ended.
+        run: the record.
         took_s: the sandbox's start and end included.
         peak_bytes: of all processes of the sandbox, shared pages counted once.
     """
@@ -39,7 +38,8 @@ def page(run: Run, *, took_s: float, peak_bytes: int) -> str:
         *_table(("stage", "verdict", "checks passed", "time"), map(_stage, run.stages)),
     ]
     for record in run.stages:
-        if record.stage in _SHOWN and (result := record.attempts[-1].result):
+        result = _result(record)
+        if record.stage in _SHOWN and result:
             rows = [(check.id, check.verdict, check.observed) for check in result.checks]
             lines += ["", f"## {record.stage}", "", *_table(("check", "verdict", "observed"), rows)]
     return "\n".join(lines) + "\n"
@@ -50,13 +50,18 @@ def _commit(run: Run) -> str:
 
 
 def _stage(record: StageRecord) -> tuple[str, ...]:
-    attempt = record.attempts[-1]
-    checks = attempt.result.checks if attempt.result else []
+    result = _result(record)
+    checks = result.checks if result else []
     passed = sum(check.verdict is Verdict.PASS for check in checks)
-    return record.stage, str(attempt.verdict), f"{passed} of {len(checks)}", _between(attempt.started, attempt.ended)
+    return record.stage, str(record.verdict or record.status), f"{passed} of {len(checks)}", _took(record.attempts)
 
 
-def _between(began: datetime | None, ended: datetime | None) -> str:
+def _result(record: StageRecord) -> StageResult | None:
+    return record.attempts[-1].result if record.attempts else None
+
+
+def _took(attempts: list[Attempt]) -> str:
+    began, ended = (attempts[-1].started, attempts[-1].ended) if attempts else (None, None)
     return f"{(ended - began).total_seconds():.0f} s" if began and ended else "not known"
 
 

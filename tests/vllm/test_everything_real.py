@@ -62,6 +62,7 @@ def record() -> Run:
         started=BEGAN,
         stages=[
             stage("04_verify", check("verify.one", Verdict.PASS, "3 of 3"), check("verify.two", Verdict.FAIL, "a | b")),
+            StageRecord(stage="05_routing_affinity", not_run="04_verify failed"),
             stage("07_cleanup", check("cleanup.one", Verdict.PASS, "not shown")),
         ],
     )
@@ -75,6 +76,7 @@ def test_the_page_tells_parts_verdicts_and_what_was_seen() -> None:
     assert "| engine | real vLLM 1.2 |" in lines
     assert "| gke | simulated |" in lines
     assert "| 04_verify | fail | 1 of 2 | 61 s |" in lines
+    assert "| 05_routing_affinity | not run | 0 of 0 | not known |" in lines
     assert "| 07_cleanup | pass | 1 of 1 | 61 s |" in lines
     assert "| verify.two | fail | a \\| b |" in lines
     assert "not shown" not in shown
