@@ -9,7 +9,7 @@ from llmd_runbook.plans import Change, Duration, Plan
 from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun, StepHandle, changes
 from llmd_runbook.run.display import Shown
-from llmd_runbook.stages import gate, plan_parts, site
+from llmd_runbook.stages import beside, gate, plan_parts, site
 from llmd_runbook.stages.plan_facts import POOL_CHANGE, pool_facts, target_nodes
 from llmd_runbook.stages.pool_changes import reach
 from llmd_runbook.topology import NODE_POOL_LABEL, GpuNode, gpu_nodes, node_view
@@ -39,7 +39,9 @@ def plan(stage: StageRun) -> None:
     kube = site.kubernetes(profile)
     with stage.step("work out the nodes that are needed") as step:
         wanted = target_nodes(profile, kube)
-        step.ok(f"{wanted} by strategy {profile.swap.strategy}")
+        more = f", {profile.nodes_beside} of them for Pattern 2" if profile.pattern2 else ""
+        step.ok(f"{wanted} by strategy {profile.swap.strategy}{more}")
+    beside.before(stage)
     readers: dict[str, gate.Read] = {POOL_CHANGE: lambda: pool_facts(site.gke_pool(profile))}
     gate.propose(
         stage, lambda: _plan(stage, kube, wanted), lambda: _target(profile, target_nodes(profile, kube)), readers
@@ -181,6 +183,7 @@ def verify(stage: StageRun) -> Shown:
             evidence=[_describe(node) for node in nodes],
         )
     )
+    beside.after(stage)
     rows: list[list[str | int | float | None]] = [
         [node.name, "yes" if node.ready else "no", node.gpus, node.accelerator] for node in nodes
     ]

@@ -9,7 +9,7 @@ from llmd_runbook.clients.releases.pending import INSTALLED_ANEW
 from llmd_runbook.plans import Change, Duration, Plan
 from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun
-from llmd_runbook.stages import gate, owned, plan_parts, site, traffic
+from llmd_runbook.stages import beside, gate, owned, plan_parts, site, traffic
 from llmd_runbook.stages.plan_facts import (
     POOL_CHANGE,
     ROUTE_CHANGE,
@@ -32,6 +32,7 @@ def plan(stage: StageRun) -> None:
     kube = site.kubernetes(profile)
     with stage.step("render both patterns"):
         old, new = rendered(profile, profile.pattern1), rendered(profile, profile.pattern3)
+    beside.before(stage)
     with stage.step("ask who owns what will change"):
         route = traffic.manifest(profile, profile.pattern3)
         owned.refuse(kube, profile, applied=[*new.manifests, route], removed=old.manifests)
@@ -68,6 +69,7 @@ def nodes_afterwards(profile: Profile) -> int:
         pattern1_replicas=0,
         pattern3_replicas=profile.pattern3.replicas,
         max_nodes=profile.pool.max_nodes,
+        pattern2_replicas=profile.nodes_beside,
     )
 
 
