@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmd_runbook.clients.gke import PoolState
 from llmd_runbook.clients.kubernetes import NODES, Kubernetes, Object
+from llmd_runbook.errors import UsageError
 from llmd_runbook.plans import Change, Duration, Plan
 from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun, StepHandle, changes
@@ -62,6 +64,7 @@ def _plan(stage: StageRun, kube: Kubernetes, wanted: int) -> Plan:
     profile = stage.profile
     with stage.step("compare the pool with the profile"):
         state = site.gke_pool(profile).describe()
+        refuse_unsizable(state)
         nodes = gpu_nodes(kube, profile.pool.name)
     bounds = f"{state.min_nodes} to {state.max_nodes}" if state.autoscaling_enabled else "off"
     then = max(wanted, len(nodes))
@@ -107,6 +110,21 @@ def _durations(stage: StageRun) -> list[Duration]:
             ("wait for Ready nodes with allocatable GPUs", deadline_s, key),
         ],
     )
+
+
+def refuse_unsizable(state: PoolState) -> None:
+    """Return for a pool that takes a size by hand; the plan of any other would promise what GKE does not do.
+
+    Raises:
+        UsageError: a pool with queued provisioning, or a flex-start one.
+    """
+    if state.provisioning in ("queued", "flex-start"):
+        raise UsageError(
+            f"the pool {state.name} is a {state.provisioning} one and takes no size by hand; nothing was changed",
+            where=f"node pool {state.name}: provisioning {state.provisioning}",
+            reason="its nodes come for a ProvisioningRequest or for pending pods, when Google has the machines",
+            remedy="name a standard or a spot pool in `pool.name`",
+        )
 
 
 def apply(stage: StageRun) -> None:
