@@ -6,6 +6,7 @@ SHELL := /bin/bash
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+PROFILE ?= sandbox
 VENV := .venv
 LAB := .venv-lab
 BIN := $(VENV)/bin
@@ -15,8 +16,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-demo: $(VENV)/.run ## start a sandbox with Pattern 1, run notebooks 01 to 07 on it, stop it
-	@PATH="$(CURDIR)/$(BIN):$$PATH" llmd-sandbox run -- llmd-runbook run sandbox
+demo: $(VENV)/.run ## start a sandbox with Pattern 1, run notebooks 01 to 07 on it, stop it (PROFILE=sandbox-with-pattern2: another)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" llmd-sandbox run $(if $(findstring pattern2,$(PROFILE)),--pattern2) -- llmd-runbook run $(PROFILE)
 
 check: $(VENV)/.dev ## style, types, layers, notebooks
 	$(BIN)/ruff check .
@@ -82,6 +83,7 @@ docs: $(VENV)/.run ## write the generated parts of the README and docs/
 	$(BIN)/python -m llmd_runbook.profile_table
 	$(BIN)/python -m llmd_runbook.claims_table
 	$(BIN)/python -m tests.vllm.differences
+	$(BIN)/python -m tests.end_to_end.checks_table
 
 clean: ## remove the environments; records under outputs/ stay
 	rm -rf $(VENV) $(LAB)

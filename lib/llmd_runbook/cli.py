@@ -176,6 +176,8 @@ def validate(profile: ProfileArgument) -> None:
     print(f"  profile   {loaded.name}, digest {loaded.digest}")
     print(f"  cluster   {loaded.cluster.named} ({kind})")
     print(f"  pool      {loaded.pool.name}: {loaded.pool.nodes} nodes with {loaded.pool.accelerator}")
+    if loaded.pattern2:
+        print(f"  pattern 2 {loaded.pattern2.replicas} x {loaded.pattern2.model}, beside, on nodes that come on top")
     for name, pattern in (("pattern 1", loaded.pattern1), ("pattern 3", loaded.pattern3)):
         print(f"  {name} {pattern.replicas} x {pattern.model}, by {pattern.releases.driver}")
     print(f"  prices    as of {loaded.prices.as_of}: {loaded.prices.source}")

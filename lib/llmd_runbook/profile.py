@@ -137,7 +137,7 @@ class Pattern(_Section):
 class Route(_Section):
     """The HTTPRoute that carries the clients' traffic."""
 
-    name: Name = Field(description="HTTPRoute that the swap moves")
+    name: Name = Field(description="HTTPRoute of the clients; the swap moves `route`'s, never Pattern 2's")
     url: str = Field(
         description="gateway URL with its path prefix, for an internal gateway or a port-forward; "
         "empty means the Gateway's own address and listener",
@@ -162,6 +162,16 @@ class Route(_Section):
         if any(character.isspace() or not character.isascii() for character in self.bearer_variable):
             raise ValueError("bearer_variable is the name of a variable, not a token")
         return self
+
+
+class Beside(_Section):
+    """Pattern 2, which runs beside on the same pool and stays as it is; without the section there is none."""
+
+    model: str = Field(description="model name that its clients send", min_length=1)
+    replicas: Count = Field(description="its replicas, one GPU each", default=1)
+    inference_pool: Name = Field(description="InferencePool of Pattern 2")
+    gateway: Name = Field(description="Gateway that serves it: one of its own")
+    route: Route
 
 
 class Swap(_Section):
@@ -288,6 +298,7 @@ class Profile(_Section):
     cluster: Cluster
     pool: Pool
     pattern1: Pattern
+    pattern2: Beside | None = None
     pattern3: Pattern
     route: Route
     swap: Swap = Swap()
@@ -316,6 +327,11 @@ class Profile(_Section):
         alias = pattern == self.pattern3 and self.swap.old_name == "alias"
         return tuple(dict.fromkeys([pattern.model, *([self.pattern1.model] if alias else [])]))
 
+    @property
+    def nodes_beside(self) -> int:
+        """GPU nodes that Pattern 2 holds, whatever the run does."""
+        return self.pattern2.replicas if self.pattern2 else 0
+
     def resolve(self, reference: str) -> Path:
         """A path named in the profile: relative ones are relative to the profile's folder."""
         return (self._path.parent / reference).resolve()
@@ -325,6 +341,11 @@ class Profile(_Section):
         if self.pool.nodes < self.pattern3.replicas:
             need = f"pattern3.replicas {self.pattern3.replicas}, one GPU each"
             raise ValueError(f"pool.nodes {self.pool.nodes} is below {need}")
+        if (needed := self.pool.nodes + self.nodes_beside) > self.pool.max_nodes:
+            how = f"pool.nodes {self.pool.nodes} + pattern2.replicas {self.nodes_beside} = {needed}"
+            raise ValueError(f"{how} > pool.max_nodes {self.pool.max_nodes}: the pool could never hold both patterns")
+        if self.pattern2 and self.pattern2.gateway in (self.pattern1.gateway, self.pattern3.gateway):
+            raise ValueError(f"pattern2.gateway {self.pattern2.gateway} is another pattern's: give Pattern 2 its own")
         if self.pattern1.inference_pool == self.pattern3.inference_pool:
             raise ValueError("pattern1.inference_pool and pattern3.inference_pool must differ")
         if self.approval == "self" and not self.cluster.simulated:
@@ -396,6 +417,8 @@ def _known_keys(loc: Loc, content: dict[str, Any]) -> list[str]:
             model = HelmfileReleases if node.get("driver") == "helmfile" else HelmReleases
         elif part == "prices" and model is Profile:
             model = PriceFile if prices_tag(node) == TAG_FILE else Prices
+        elif part == "pattern2":
+            model = Beside
         elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
             model = annotation
     return sorted(model.model_fields)

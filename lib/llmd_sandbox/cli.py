@@ -71,6 +71,9 @@ RouteLag = Annotated[
         min=0.0, help="Seconds that requests follow a change of routes after its conditions, times the scale (faults)."
     ),
 ]
+Pattern2 = Annotated[
+    bool, typer.Option("--pattern2", help="Pattern 2 beside Pattern 1, with a node, a Gateway and a route of its own.")
+]
 ApiFaults = Annotated[
     Path | None,
     typer.Option(help="File of faults that the command meets at the API server (see `faults`).", dir_okay=False),
@@ -86,9 +89,10 @@ def up(
     bare: Bare = False,
     node_grace_s: NodeGrace = 50.0,
     route_lag_s: RouteLag = 0.0,
+    pattern2: Pattern2 = False,
 ) -> None:
     """Bring a sandbox up in the background, with Pattern 1 serving; does nothing when it is up."""
-    fresh = _up(_order(name, engine, startup_scale, values, bare, node_grace_s, route_lag_s))
+    fresh = _up(_order(name, engine, startup_scale, values, bare, node_grace_s, route_lag_s, pattern2))
     console.print(f"{name} {'is up' if fresh else 'was up already'}.  To use it in a shell:", highlight=False)
     typer.echo(f"source {site.Site.load(name).env_file}")
 
@@ -134,10 +138,11 @@ def run(
     node_grace_s: NodeGrace = 50.0,
     route_lag_s: RouteLag = 0.0,
     api_faults: ApiFaults = None,
+    pattern2: Pattern2 = False,
 ) -> None:
     """Run a command with the sandbox's environment; a sandbox started for it is taken down after it."""
     wanted = faults.load(api_faults) if api_faults else []
-    fresh = _up(_order(name, engine, startup_scale, values, bare, node_grace_s, route_lag_s))
+    fresh = _up(_order(name, engine, startup_scale, values, bare, node_grace_s, route_lag_s, pattern2))
     try:
         variables = environment.merged(site.Site.load(name), assets.find(), os.environ)
         with ExitStack() as stack:
@@ -218,10 +223,11 @@ def _order(
     bare: bool,
     node_grace_s: float,
     route_lag_s: float,
+    pattern2: bool,
 ) -> Order:
     folder = values or Path(__file__).parents[2] / "parameters" / "helm"
     scale = site.STARTUP_SCALE[engine] if startup_scale is None else startup_scale
-    return Order(name, engine.value, scale, str(folder.absolute()), bare, node_grace_s, route_lag_s)
+    return Order(name, engine.value, scale, str(folder.absolute()), bare, node_grace_s, route_lag_s, pattern2)
 
 
 def _up(order: Order) -> bool:

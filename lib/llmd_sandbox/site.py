@@ -49,6 +49,9 @@ class Site:
     route_lag_s: float = 0.0
     """How long requests follow a change of routes after its conditions, before `startup_scale`."""
 
+    gpu_nodes: int = 1
+    """Nodes of the GPU pool at first."""
+
     @property
     def directory(self) -> Path:
         """The sandbox's folder; `down` removes it whole."""

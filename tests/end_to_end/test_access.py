@@ -19,7 +19,7 @@ from tests.end_to_end.conftest import Sandbox, running
 from tests.llmd_runbook.clients.network import ConnectProxy, proxying
 from tests.llmd_runbook.clients.server import Reply, serving
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 METADATA = "/computeMetadata/v1/instance/service-accounts/default"
 HERE = "context: llmd-sandbox"

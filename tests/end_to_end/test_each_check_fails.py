@@ -27,6 +27,7 @@ from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT
 from llmd_runbook.run import begin
 from llmd_runbook.stages import (
     all_checks,
+    beside,
     cleanup,
     cleanup_plan,
     replica_failure,
@@ -161,6 +162,16 @@ def test_a_route_that_argo_cd_puts_back(bench: Bench) -> None:
     assert "name: gaie-pattern3" in str(said.remedy)
     assert "HTTPRoute llm-d/llm-d-route: Argo CD application web" in str(refused.value.reason)
     assert re.search(r"^\+ +name: gaie-pattern3$", str(refused.value.remedy), re.MULTILINE)
+
+
+@fails("pattern2.before", "pattern2.after")
+def test_a_pattern_2_that_does_not_run(bench: Bench, tmp_path: Path) -> None:
+    route = "{name: r, ready_timeout_s: 1}"
+    absent = f"{{model: phi, inference_pool: gaie-pattern2, gateway: infra-pattern2, route: {route}}}"
+    other = variant(bench, tmp_path, {"pattern3:\n": f"pattern2: {absent}\npattern3:\n"})
+    found = other.judge("02_scale_pool", beside.before, beside.after)
+    broken(found, "pattern2.before", "pattern2.after")
+    assert found["pattern2.before"].observed == "0 of 0 Ready; no InferencePool gaie-pattern2"
 
 
 @fails("healthcheck.policy")

@@ -117,7 +117,7 @@ def test_missing_values_file_is_found_before_anything_starts(copy: Path) -> None
 def test_no_such_profile_names_those_that_exist() -> None:
     with pytest.raises(ProfileError) as caught:
         load("nowhere")
-    assert "gke-t4, sandbox" in str(caught.value)
+    assert "gke-t4, gke-t4-with-pattern2, sandbox" in str(caught.value)
 
 
 def test_empty_profile(tmp_path: Path) -> None:
@@ -143,3 +143,30 @@ def test_table_has_a_row_for_every_key_of_the_shipped_profile() -> None:
 def test_readme_table_is_current() -> None:
     readme = (PROJECT_ROOT / "README.md").read_text()
     assert updated(readme) == readme, "run `make docs`"
+
+
+def beside(replicas: int) -> str:
+    text = (PARAMETERS / "sandbox-with-pattern2.yaml").read_text()
+    text = text.replace("  nodes: 3", f"  nodes: {replicas}").replace("  replicas: 3", f"  replicas: {replicas}")
+    return text.replace("../lib/", f"{PROJECT_ROOT}/lib/").replace("[helm/", f"[{PARAMETERS}/helm/")
+
+
+@pytest.mark.parametrize("replicas", [3, 4])
+def test_pattern_2_beside(tmp_path: Path, replicas: int) -> None:
+    (tmp_path / "p.yaml").write_text(beside(replicas))
+    assert load(str(tmp_path / "p.yaml")).nodes_beside == 1
+    assert load("sandbox").nodes_beside == 0
+
+
+def test_a_fifth_replica_beside_pattern_2_exceeds_the_pool(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(beside(5))
+    with pytest.raises(ProfileError) as refused:
+        load(str(tmp_path / "p.yaml"))
+    assert "pool.nodes 5 + pattern2.replicas 1 = 6 > pool.max_nodes 5" in str(refused.value)
+
+
+def test_pattern_2_needs_a_gateway_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(beside(3).replace("infra-pattern2-inference-gateway", "infra-inference-gateway"))
+    with pytest.raises(ProfileError) as refused:
+        load(str(tmp_path / "p.yaml"))
+    assert "give Pattern 2 its own" in str(refused.value)

@@ -12,7 +12,7 @@ from llmd_sandbox.control_plane import assets
 from llmd_sandbox.errors import SandboxError
 from llmd_sandbox.kube import Object
 from llmd_sandbox.site import SIMULATOR, STARTUP_SCALE, VLLM, Site
-from llmd_sandbox.supervisor import environment, guard, objects, pattern1, releases, run
+from llmd_sandbox.supervisor import environment, guard, objects, patterns, releases, run
 from llmd_sandbox.supervisor.state import FAILED, UP, Order, Progress, State
 
 
@@ -153,33 +153,34 @@ def test_warnings_leave_out_what_always_comes() -> None:
         event("Warning", "FailedToUpdateEndpoint"),
         event("Warning", "BackOff"),
     ]
-    assert pattern1.warnings(events) == ["pod: BackOff: why"]
+    assert patterns.warnings(events) == ["pod: BackOff: why"]
 
 
 def test_nodes_are_ready_when_all_are() -> None:
     ready, not_ready = condition("Ready", "True"), condition("Ready", "False")
-    assert pattern1.nodes_ready({"a": ready})
-    assert not pattern1.nodes_ready({"a": ready, "b": not_ready})
-    assert not pattern1.nodes_ready({"a": {"status": {}}})
-    assert not pattern1.nodes_ready({})
+    assert patterns.nodes_ready({"a": ready})
+    assert not patterns.nodes_ready({"a": ready, "b": not_ready})
+    assert not patterns.nodes_ready({"a": {"status": {}}})
+    assert not patterns.nodes_ready({})
 
 
 def test_deployments_are_available_when_both_have_their_replicas() -> None:
     def deployment(wanted: int, available: int) -> Object:
         return {"spec": {"replicas": wanted}, "status": {"availableReplicas": available}}
 
-    assert pattern1.deployments_available({"a": deployment(1, 1), "b": deployment(1, 1)})
-    assert not pattern1.deployments_available({"a": deployment(1, 1)})
-    assert not pattern1.deployments_available({"a": deployment(1, 1), "b": deployment(2, 1)})
-    assert not pattern1.deployments_available({"a": deployment(1, 1), "b": {"spec": {"replicas": 1}}})
+    assert patterns.deployments_available({"a": deployment(1, 1), "b": deployment(1, 1)}, 1)
+    assert not patterns.deployments_available({"a": deployment(1, 1)}, 1)
+    assert not patterns.deployments_available({"a": deployment(1, 1), "b": deployment(1, 1)}, 2)
+    assert not patterns.deployments_available({"a": deployment(1, 1), "b": deployment(2, 1)}, 1)
+    assert not patterns.deployments_available({"a": deployment(1, 1), "b": {"spec": {"replicas": 1}}}, 1)
 
 
 def test_the_gateways_url_needs_programmed_and_an_address() -> None:
-    name = f"{objects.NAMESPACE}/{pattern1.GATEWAY}"
+    name = f"{objects.NAMESPACE}/{patterns.PATTERN1.gateway}"
     gateway = condition("Programmed", "True") | {"spec": {"listeners": [{"port": 8080}]}}
-    assert pattern1.gateway_url({name: gateway}) == ""
+    assert patterns.gateway_url({name: gateway}, patterns.PATTERN1.gateway) == ""
     gateway["status"]["addresses"] = [{"value": "127.5.1.1"}]
-    assert pattern1.gateway_url({name: gateway}) == "http://127.5.1.1:8080"
+    assert patterns.gateway_url({name: gateway}, patterns.PATTERN1.gateway) == "http://127.5.1.1:8080"
     gateway["status"]["conditions"][0]["status"] = "False"
-    assert pattern1.gateway_url({name: gateway}) == ""
-    assert pattern1.gateway_url({}) == ""
+    assert patterns.gateway_url({name: gateway}, patterns.PATTERN1.gateway) == ""
+    assert patterns.gateway_url({}, patterns.PATTERN1.gateway) == ""

@@ -40,8 +40,8 @@ def identify(profile: Profile) -> ClusterIdentity:
     """Who the cluster is, and whether it is a simulated one, as the cluster itself says.
 
     Raises:
-        UsageError: the profile says simulated and the cluster does not, or the other way round; or helm or GKE mean
-            another cluster than the Kubernetes client.
+        UsageError: the profile says simulated and the cluster does not, or the other way round; helm or GKE mean
+            another cluster than the Kubernetes client; or it is an Autopilot cluster.
         ClusterError: the cluster or GKE does not answer, or refuses.
     """
     kube = of(profile)
@@ -97,6 +97,13 @@ def _by_gke(profile: Profile, kube: Kubernetes) -> list[str]:
         return []
     except NotFound as error:
         raise _another("GKE", kube, f"{error.reason}") from None
+    if found.autopilot:
+        raise UsageError(
+            "the cluster is an Autopilot one, and its node pools are GKE's own; nothing was started",
+            where=f"projects/{pool.project}/locations/{pool.location}/clusters/{pool.cluster}",
+            reason="on Autopilot nobody sizes a pool: nodes come and go with the pods that ask for GPUs",
+            remedy="use a Standard cluster, whose GPU pool stages 02 and 07 can size",
+        )
     if said := same_cluster(found, kube.server, kube.authority):
         return [f"GKE: {said}"]
     named = ", ".join(f"{kind} {address}" for kind, address in found.endpoints.items()) or "none"

@@ -12,6 +12,7 @@ MODULES = (
     "review_capacity",
     "review_surroundings",
     "review_permissions",
+    "beside",
     "scale_pool",
     "swap_patterns",
     "swap_gates",

@@ -7,7 +7,7 @@ from llmd_runbook.clients.kubernetes import GATEWAYS, NODES, Kubernetes
 from llmd_runbook.errors import ClusterError
 from llmd_runbook.run import StageRun, StepHandle, changes
 from llmd_runbook.run.display import Shown
-from llmd_runbook.stages import gate, site, swap_patterns, traffic
+from llmd_runbook.stages import beside, gate, site, swap_patterns, traffic
 from llmd_runbook.stages.cleanup_plan import nodes_after, pods_after
 from llmd_runbook.stages.plan_facts import POOL_CHANGE, release_change
 from llmd_runbook.stages.pool_changes import reach
@@ -90,6 +90,7 @@ def verify(stage: StageRun) -> Shown:
     )
     wanted_service = "Pattern 1 answers" if profile.cleanup.option == "restore_pattern1" else "nothing answers"
     stage.check(SERVES.judge(served, expected=wanted_service, observed=why))
+    beside.after(stage)
     return _costs(stage, kube, len(nodes))
 
 

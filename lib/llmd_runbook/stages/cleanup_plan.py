@@ -8,7 +8,7 @@ from llmd_runbook.clients.kubernetes import HTTP_ROUTES, Kubernetes
 from llmd_runbook.plans import Change, Duration, Plan
 from llmd_runbook.profile import Pattern, Profile
 from llmd_runbook.run import StageRun
-from llmd_runbook.stages import gate, owned, plan_parts, site, traffic
+from llmd_runbook.stages import beside, gate, owned, plan_parts, site, traffic
 from llmd_runbook.stages.plan_facts import (
     POOL_CHANGE,
     ROUTE_CHANGE,
@@ -29,6 +29,7 @@ def plan(stage: StageRun) -> None:
     kube = site.kubernetes(profile)
     with stage.step("render both patterns"):
         one, three = rendered(profile, profile.pattern1), rendered(profile, profile.pattern3)
+    beside.before(stage)
     with stage.step("ask who owns what will change"):
         _refuse_owned(kube, profile, one, three)
     readers: dict[str, gate.Read] = {
@@ -75,8 +76,8 @@ def pods_after(profile: Profile) -> list[tuple[Pattern, int]]:
 
 
 def nodes_after(profile: Profile) -> int:
-    """GPU nodes that the option leaves: one a pod."""
-    return sum(count for _, count in pods_after(profile))
+    """GPU nodes that the option leaves: one a pod, Pattern 2's among them."""
+    return sum(count for _, count in pods_after(profile)) + profile.nodes_beside
 
 
 def _plan(stage: StageRun, kube: Kubernetes, one: Rendered, three: Rendered) -> Plan:
@@ -105,6 +106,11 @@ def _plan(stage: StageRun, kube: Kubernetes, one: Rendered, three: Rendered) -> 
     empty = not any(change.needed for change in changes)
     parts = _durations(stage)
     said = [] if empty else _warnings(profile, one, sum(part.at_most_s for part in parts))
+    if profile.pattern2 and then < nodes:
+        said.append(
+            "GKE chooses which nodes go. One that holds Pattern 2 takes its pod along: it loads its model anew on a "
+            f"node that stays, and {profile.pattern2.model} does not answer meanwhile."
+        )
     if first.pods and not back:
         said.append(f"Pattern 1 still runs ({first.pods} pods) and is not removed: its pods lose their nodes.")
     return Plan(

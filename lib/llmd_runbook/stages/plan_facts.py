@@ -65,6 +65,7 @@ def target_nodes(profile: Profile, kube: Kubernetes) -> int:
         pattern1_replicas=beside,
         pattern3_replicas=profile.pattern3.replicas,
         max_nodes=profile.pool.max_nodes,
+        pattern2_replicas=profile.nodes_beside,
     )
 
 

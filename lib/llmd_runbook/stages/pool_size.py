@@ -14,11 +14,12 @@ def nodes_needed(
     pattern1_replicas: int,
     pattern3_replicas: int,
     max_nodes: int,
+    pattern2_replicas: int = 0,
 ) -> int:
     """Nodes that the pool must have before the swap.
 
     `recreate`: the larger of `pool_nodes` and either pattern's replicas; `surge`: both patterns' replicas together.
-    A Pattern 1 that does not run any more counts with 0 replicas.
+    A Pattern 1 that does not run any more counts with 0 replicas. What Pattern 2 holds comes on top.
 
     Raises:
         UsageError: more than the pool's maximum; with the arithmetic.
@@ -26,6 +27,10 @@ def nodes_needed(
     >>> nodes_needed("recreate", pool_nodes=3, pattern1_replicas=1, pattern3_replicas=3, max_nodes=5)
     3
     >>> nodes_needed("surge", pool_nodes=3, pattern1_replicas=1, pattern3_replicas=3, max_nodes=5)
+    4
+    >>> nodes_needed(
+    ...     "recreate", pool_nodes=3, pattern1_replicas=1, pattern3_replicas=3, max_nodes=5, pattern2_replicas=1
+    ... )
     4
     """
     one, three = f"pattern1.replicas {pattern1_replicas}", f"pattern3.replicas {pattern3_replicas}"
@@ -35,6 +40,8 @@ def nodes_needed(
     else:
         needed = max(pool_nodes, pattern1_replicas, pattern3_replicas)
         how = f"max(pool.nodes {pool_nodes}, {one}, {three})"
+    if pattern2_replicas:
+        needed, how = needed + pattern2_replicas, f"{how} + pattern2.replicas {pattern2_replicas}"
     if needed > max_nodes:
         raise UsageError(
             f"the swap needs {needed} nodes, and the pool may have {max_nodes}; nothing was changed",

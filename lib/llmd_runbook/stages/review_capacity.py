@@ -61,9 +61,10 @@ def capacity(stage: StageRun) -> Shown:
         nodes = [node_gives(item) for item in site.kubernetes(profile).all(NODES, selector=selector)]
         servers = rendered_pattern(profile, profile.pattern3).servers
         step.ok(trouble or f"{len(nodes)} nodes")
-    stage.check(judge_capacity(state, trouble, live=len(nodes), wanted=profile.pool.nodes))
+    wanted = profile.pool.nodes + profile.nodes_beside
+    stage.check(judge_capacity(state, trouble, live=len(nodes), wanted=wanted))
     stage.check(judge_fit(servers, nodes))
-    stage.note("Quota and reservations", quota_note(profile.pool, state, max(0, profile.pool.nodes - len(nodes))))
+    stage.note("Quota and reservations", quota_note(profile.pool, state, max(0, wanted - len(nodes))))
     zones = Counter(node.zone for node in nodes)
     places = sorted({*zones, *(state.locations if state else ())})
     if len(places) > 1:
@@ -73,7 +74,7 @@ def capacity(stage: StageRun) -> Shown:
     rows: list[list[str | int | float | None]] = [
         [zone, zones[zone], sum(node.gpus for node in nodes if node.zone == zone)] for zone in places
     ]
-    rows.append(["asked for", profile.pool.nodes, profile.pool.nodes])
+    rows.append(["asked for", wanted, wanted])
     return stage.table(Table(title="Live size of the GPU pool", columns=["zone", "nodes", "GPUs"], rows=rows))
 
 

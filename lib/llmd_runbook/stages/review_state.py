@@ -74,15 +74,12 @@ def node_pool(stage: StageRun) -> Shown:
         nodes = gpu_nodes(site.kubernetes(profile), profile.pool.name)
         step.ok(f"{len(nodes)} nodes")
     offered = sum(node.gpus for node in nodes if node.ready)
+    least = profile.pattern1.replicas + profile.nodes_beside
     right_kind = state.accelerator_type == profile.pool.accelerator
     stage.check(
         POOL.judge(
-            state.status == "RUNNING"
-            and right_kind
-            and all(node.ready for node in nodes)
-            and offered >= profile.pattern1.replicas,
-            expected=f"RUNNING with {profile.pool.accelerator}, all nodes Ready, "
-            f"at least {profile.pattern1.replicas} GPUs",
+            state.status == "RUNNING" and right_kind and all(node.ready for node in nodes) and offered >= least,
+            expected=f"RUNNING with {profile.pool.accelerator}, all nodes Ready, at least {least} GPUs",
             observed=f"{state.status} with {state.accelerator_type}, "
             f"{sum(n.ready for n in nodes)} of {len(nodes)} nodes Ready, {offered} GPUs",
             evidence=[f"{n.name}: ready {n.ready}, {n.gpus} GPUs ({n.accelerator or 'no label'})" for n in nodes]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmd_runbook.clients.gke import PoolState
 from llmd_runbook.clients.kubernetes import NODES, Kubernetes, Object
+from llmd_runbook.errors import UsageError
 from llmd_runbook.plans import Change, Duration, Plan
 from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun, StepHandle, changes
 from llmd_runbook.run.display import Shown
-from llmd_runbook.stages import gate, plan_parts, site
+from llmd_runbook.stages import beside, gate, plan_parts, site
 from llmd_runbook.stages.plan_facts import POOL_CHANGE, pool_facts, target_nodes
 from llmd_runbook.stages.pool_changes import reach
 from llmd_runbook.topology import NODE_POOL_LABEL, GpuNode, gpu_nodes, node_view
@@ -39,7 +41,9 @@ def plan(stage: StageRun) -> None:
     kube = site.kubernetes(profile)
     with stage.step("work out the nodes that are needed") as step:
         wanted = target_nodes(profile, kube)
-        step.ok(f"{wanted} by strategy {profile.swap.strategy}")
+        more = f", {profile.nodes_beside} of them for Pattern 2" if profile.pattern2 else ""
+        step.ok(f"{wanted} by strategy {profile.swap.strategy}{more}")
+    beside.before(stage)
     readers: dict[str, gate.Read] = {POOL_CHANGE: lambda: pool_facts(site.gke_pool(profile))}
     gate.propose(
         stage, lambda: _plan(stage, kube, wanted), lambda: _target(profile, target_nodes(profile, kube)), readers
@@ -60,6 +64,7 @@ def _plan(stage: StageRun, kube: Kubernetes, wanted: int) -> Plan:
     profile = stage.profile
     with stage.step("compare the pool with the profile"):
         state = site.gke_pool(profile).describe()
+        refuse_unsizable(state)
         nodes = gpu_nodes(kube, profile.pool.name)
     bounds = f"{state.min_nodes} to {state.max_nodes}" if state.autoscaling_enabled else "off"
     then = max(wanted, len(nodes))
@@ -105,6 +110,21 @@ def _durations(stage: StageRun) -> list[Duration]:
             ("wait for Ready nodes with allocatable GPUs", deadline_s, key),
         ],
     )
+
+
+def refuse_unsizable(state: PoolState) -> None:
+    """Return for a pool that takes a size by hand; the plan of any other would promise what GKE does not do.
+
+    Raises:
+        UsageError: a pool with queued provisioning, or a flex-start one.
+    """
+    if state.provisioning in ("queued", "flex-start"):
+        raise UsageError(
+            f"the pool {state.name} is a {state.provisioning} one and takes no size by hand; nothing was changed",
+            where=f"node pool {state.name}: provisioning {state.provisioning}",
+            reason="its nodes come for a ProvisioningRequest or for pending pods, when Google has the machines",
+            remedy="name a standard or a spot pool in `pool.name`",
+        )
 
 
 def apply(stage: StageRun) -> None:
@@ -181,6 +201,7 @@ def verify(stage: StageRun) -> Shown:
             evidence=[_describe(node) for node in nodes],
         )
     )
+    beside.after(stage)
     rows: list[list[str | int | float | None]] = [
         [node.name, "yes" if node.ready else "no", node.gpus, node.accelerator] for node in nodes
     ]

@@ -6,7 +6,17 @@ from llmd_runbook.clients.kubernetes import Kubernetes
 from llmd_runbook.errors import ClusterError, DeadlineExceeded
 from llmd_runbook.run import StageRun, StepHandle, changes
 from llmd_runbook.run.display import Shown
-from llmd_runbook.stages import gate, site, swap_recreate, swap_report, swap_rollback, swap_steps, swap_surge, traffic
+from llmd_runbook.stages import (
+    beside,
+    gate,
+    site,
+    swap_recreate,
+    swap_report,
+    swap_rollback,
+    swap_steps,
+    swap_surge,
+    traffic,
+)
 from llmd_runbook.stages.swap_probe import SwapProbe
 from llmd_runbook.stages.swap_report import plot
 from llmd_runbook.stages.swap_steps import install, remove
@@ -82,6 +92,7 @@ def verify(stage: StageRun) -> Shown:
     if shown := gate.refused(stage):
         return shown
     profile = stage.profile
+    beside.after(stage)
     old, new = profile.pattern1, profile.pattern3
     kube = site.kubernetes(profile)
     with stage.step("verify the swap") as step:

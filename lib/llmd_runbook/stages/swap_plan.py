@@ -11,7 +11,7 @@ from llmd_runbook.errors import ProfileError
 from llmd_runbook.plans import Change, Duration, Plan
 from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun
-from llmd_runbook.stages import gate, owned, plan_parts, site, traffic
+from llmd_runbook.stages import beside, gate, owned, plan_parts, site, traffic
 from llmd_runbook.stages.plan_facts import (
     POOL_CHANGE,
     ROUTE_CHANGE,
@@ -35,6 +35,7 @@ def plan(stage: StageRun) -> None:
     with stage.step("render both patterns"):
         old, new = rendered(profile, profile.pattern1), rendered(profile, profile.pattern3)
     _require_announced_names(profile, new)
+    beside.before(stage)
     with stage.step("ask who owns what will change"):
         route = traffic.manifest(profile, profile.pattern3)
         owned.refuse(kube, profile, applied=[*new.manifests, route], removed=old.manifests)
@@ -88,6 +89,7 @@ def nodes_afterwards(profile: Profile) -> int:
         pattern1_replicas=0,
         pattern3_replicas=profile.pattern3.replicas,
         max_nodes=profile.pool.max_nodes,
+        pattern2_replicas=profile.nodes_beside,
     )
 
 

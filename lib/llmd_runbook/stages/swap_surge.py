@@ -71,7 +71,7 @@ def shrink(stage: StageRun) -> None:
     profile = stage.profile
     with stage.step("shrink the GPU pool") as step:
         kube, pool = site.kubernetes(profile), site.gke_pool(profile)
-        before, wanted = len(gpu_nodes(kube, profile.pool.name)), profile.pool.nodes
+        before, wanted = len(gpu_nodes(kube, profile.pool.name)), profile.pool.nodes + profile.nodes_beside
         timeout_s = profile.pool.ready_timeout_s
 
         def too_many() -> bool:

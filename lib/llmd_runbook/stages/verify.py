@@ -16,7 +16,7 @@ from llmd_runbook.errors import ClusterError, NotFound, Unreachable
 from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown
-from llmd_runbook.stages import site
+from llmd_runbook.stages import beside, site
 from llmd_runbook.topology import GpuNode, Replica, endpoint, gpu_nodes, picker, pool_view, replicas, trouble
 from llmd_runbook.verdicts import Table, declare
 
@@ -96,7 +96,10 @@ def replicas_and_gpus(stage: StageRun) -> Shown:
 
 
 def answers(stage: StageRun, via: Endpoint | None = None) -> None:
-    """Criterion 4 and the guide's Test 1: the model list, and one answer, through the gateway or another way to it."""
+    """Criterion 4 and the guide's Test 1: the model list, and one answer, through the gateway or another way to it; and
+    Pattern 2's, where there is one.
+    """
+    beside.after(stage)
     profile = stage.profile
     model, names = profile.pattern3.model, profile.names(profile.pattern3)
     with stage.step("ask the gateway") as step:

@@ -48,7 +48,7 @@ class GkeServer:
         self._version = ""
         site.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = site.directory / "gke.json"
-        self._state = State.load(file)
+        self._state = State.load(file, site.gpu_nodes)
         self._nodes = Nodes(api, site.startup_scale)
         self._operations = Operations(self._state, file, self._nodes, site.startup_scale)
         self._reclaim = Reclaim(api, self._nodes.known, site.startup_scale)

@@ -88,9 +88,15 @@ class State(_Model):
     operations: list[Operation] = Field(default_factory=list)
 
     @staticmethod
-    def load(file: Path) -> State:
-        """The state as last saved, or that of a new cluster."""
-        return State.model_validate_json(file.read_text()) if file.exists() else State()
+    def load(file: Path, gpu_nodes: int = 1) -> State:
+        """The state as last saved, or that of a new cluster with so many GPU nodes."""
+        if file.exists():
+            return State.model_validate_json(file.read_text())
+        fresh = State()
+        for pool in fresh.pools:
+            if pool.accelerator:
+                pool.initial_node_count = pool.target_size = gpu_nodes
+        return fresh
 
     def save(self, file: Path) -> None:
         """Replace the file in one step."""

@@ -29,7 +29,9 @@ def main(name: str) -> int:
     order = Order.load(site.directory)
     progress = Progress(site.directory, order.asked)
     try:
-        site, guard = claim(Site(name, 0, order.engine, order.startup_scale, order.node_grace_s, order.route_lag_s))
+        gpu_nodes = 2 if order.pattern2 else 1
+        wanted = Site(name, 0, order.engine, order.startup_scale, order.node_grace_s, order.route_lag_s, gpu_nodes)
+        site, guard = claim(wanted)
         with guard:
             site.save()
             uvloop.run(_until_told(site, order, progress))

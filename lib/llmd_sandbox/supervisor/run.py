@@ -18,7 +18,7 @@ from llmd_sandbox.kube import KubeApi
 from llmd_sandbox.kubelet.kubelet import Kubelet
 from llmd_sandbox.site import VLLM, Site
 from llmd_sandbox.supervisor import environment, objects
-from llmd_sandbox.supervisor.pattern1 import Pattern1
+from llmd_sandbox.supervisor.patterns import Patterns
 from llmd_sandbox.supervisor.state import UP, Order, Progress
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ async def run(site: Site, order: Order, progress: Progress) -> None:
                 both.create_task(objects.create(api, site, found[assets.GATEWAY_CRDS]))
                 both.create_task(_components(parts, site, api))
             if not order.bare:
-                await _pattern1(site, api, found["helm"], Path(order.values), progress)
+                await _patterns(site, api, found["helm"], order, progress)
             progress.enter(UP)
             log.info("up after %.2f s: %s", progress.state.ready_after_s, progress.state.timings_s)
             await asyncio.Event().wait()
@@ -86,8 +86,8 @@ async def _for_ever(name: str, component: Component) -> None:
     raise SandboxError(f"The {name} ended by itself.")
 
 
-async def _pattern1(site: Site, api: KubeApi, helm: Path, values: Path, progress: Progress) -> None:
-    pattern = Pattern1(site, api, helm, values)
+async def _patterns(site: Site, api: KubeApi, helm: Path, order: Order, progress: Progress) -> None:
+    pattern = Patterns(site, api, helm, Path(order.values), beside=order.pattern2)
     progress.enter("releases")
     await pattern.install()
     await pattern.wait_serving(progress.enter)

@@ -177,6 +177,17 @@ def test_a_cluster_that_gke_does_not_know_ends_it(
     assert caught.value.reason == "Not found: c."
 
 
+def test_an_autopilot_cluster_is_refused_before_any_plan(
+    server: Server, gke: Server, kubeconfig: Path, tmp_path: Path
+) -> None:
+    answering(server, PARTS)
+    endpoint = server.url.removeprefix("http://")
+    gke.on(CLUSTER, Reply(body={"name": "c", "endpoint": endpoint, "autopilot": {"enabled": True}}))
+    with pytest.raises(UsageError, match="Autopilot") as caught:
+        cluster.identify(profile(tmp_path, kubeconfig, simulated=True))
+    assert "Standard cluster" in str(caught.value.remedy)
+
+
 def test_who_may_not_ask_gke_is_not_confirmed_by_it(
     server: Server, gke: Server, kubeconfig: Path, tmp_path: Path
 ) -> None:

@@ -58,9 +58,23 @@ class Pool:
     min_nodes: int = 2
     zones: tuple[str, ...] = ("l",)
     running: list[OperationState] = field(default_factory=list)
+    provisioning: str = "standard"
 
     def running_operations(self) -> list[OperationState]:
         return self.running
 
     def describe(self) -> PoolState:
-        return PoolState("pool", "RUNNING", "n1-standard-4", "t4", 1, True, self.min_nodes, 5, self.zones, (), "1")
+        return PoolState(
+            "pool",
+            "RUNNING",
+            "n1-standard-4",
+            "t4",
+            1,
+            True,
+            self.min_nodes,
+            5,
+            self.zones,
+            (),
+            "1",
+            provisioning=self.provisioning,
+        )

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from llmd_runbook.clients.kubernetes import GATEWAYS, NODES, PODS
+from llmd_runbook.profile import load
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages import cleanup, cleanup_plan, site
+from llmd_runbook.stages.cleanup_plan import nodes_after
 from llmd_runbook.topology import NODE_POOL_LABEL
 from llmd_runbook.verdicts import StageResult, Verdict
 from tests.llmd_runbook.conftest import PROFILE, Bench
@@ -192,3 +194,10 @@ def test_without_approval_nothing_is_done_and_nothing_judged(stage_of: Stage) ->
     assert "not approved" in repr(cleanup.verify(stage))
     result = stage.finish()
     assert (result.checks, result.steps[-1].status) == ([], "skipped")
+
+
+@pytest.mark.parametrize(("option", "left"), [("scale_to_zero", 1), ("delete", 1), ("restore_pattern1", 2)])
+def test_the_node_of_pattern_2_stays_with_every_option(option: str, left: int) -> None:
+    profile = load("sandbox-with-pattern2")
+    chosen = profile.model_copy(update={"cleanup": profile.cleanup.model_copy(update={"option": option})})
+    assert nodes_after(chosen) == left

@@ -27,6 +27,21 @@ def test_one_node_a_replica(
     assert found == needed
 
 
+@pytest.mark.parametrize(("strategy", "needed"), [("recreate", 4), ("surge", 5)])
+def test_pattern_2_holds_nodes_of_its_own(strategy: Literal["recreate", "surge"], needed: int) -> None:
+    """The guide's Option B: one GPU for Pattern 2, three for Pattern 3, and one more while Pattern 1 still runs."""
+    sizes = {"pool_nodes": 3, "pattern1_replicas": 1, "pattern3_replicas": 3, "max_nodes": 5}
+    assert nodes_needed(strategy, **sizes, pattern2_replicas=1) == needed
+
+
+def test_a_fifth_replica_beside_pattern_2_is_refused_with_the_arithmetic() -> None:
+    with pytest.raises(UsageError, match="needs 6 nodes, and the pool may have 5") as refused:
+        nodes_needed(
+            "recreate", pool_nodes=5, pattern1_replicas=1, pattern3_replicas=5, max_nodes=5, pattern2_replicas=1
+        )
+    assert "pattern3.replicas 5) + pattern2.replicas 1 = 6 > pool.max_nodes 5" in (refused.value.reason or "")
+
+
 def test_more_than_the_pool_may_have_is_refused_with_the_arithmetic() -> None:
     with pytest.raises(UsageError) as refused:
         nodes_needed("surge", pool_nodes=3, pattern1_replicas=1, pattern3_replicas=3, max_nodes=3)

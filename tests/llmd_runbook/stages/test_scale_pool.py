@@ -12,7 +12,7 @@ from llmd_runbook.errors import UsageError
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages import scale_pool, site
 from llmd_runbook.topology import NODE_POOL_LABEL
-from llmd_runbook.verdicts import StageResult
+from llmd_runbook.verdicts import StageResult, Verdict
 from tests.llmd_runbook.conftest import PROFILE, Bench
 from tests.llmd_runbook.memory import Memory
 from tests.llmd_runbook.stages.releases import Pool, Releases
@@ -101,3 +101,23 @@ def test_what_was_read_is_not_in_the_hash(planned: Planned) -> None:
 def test_each_part_of_the_intent_is_in_the_hash(planned: Planned, old: str, new: str) -> None:
     assert old in PROFILE
     assert planned(PROFILE.replace(old, new)).data["plan"]["hash"] != planned().data["plan"]["hash"]
+
+
+@pytest.mark.parametrize("kind", ["queued", "flex-start"])
+def test_a_pool_that_takes_no_size_by_hand_is_refused_before_the_plan(planned: Planned, kind: str) -> None:
+    with pytest.raises(UsageError, match=f"is a {kind} one") as refused:
+        planned(pool=Pool(provisioning=kind))
+    assert "standard or a spot pool" in (refused.value.remedy or "")
+
+
+@pytest.mark.parametrize("kind", ["spot", "preemptible"])
+def test_a_cheaper_pool_is_sized_as_any_other(planned: Planned, kind: str) -> None:
+    assert rows(planned(pool=Pool(provisioning=kind)))[1] == ["nodes of the pool", "1", "3", "change"]
+
+
+def test_pattern_2_holds_a_node_of_its_own(planned: Planned) -> None:
+    """It is asked before the plan, and not there: the plan still counts its node."""
+    beside = "pattern2: {model: p, inference_pool: two, gateway: g2, route: {name: r2}}\n"
+    result = planned(PROFILE + beside, nodes=2)
+    assert rows(result)[1] == ["nodes of the pool", "2", "4", "change"]
+    assert [(check.id, check.verdict) for check in result.checks] == [("pattern2.before", Verdict.FAIL)]

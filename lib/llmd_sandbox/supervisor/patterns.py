@@ -1,10 +1,11 @@
-"""Pattern 1 as the guide leaves it: Gateway, pool with picker, one replica, a route; waits for an answer."""
+"""The patterns as the guide leaves them: Gateway, pool with picker, one replica, a route each; waits for answers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -18,44 +19,73 @@ from llmd_sandbox.supervisor.objects import NAMESPACE
 
 log = logging.getLogger(__name__)
 
-RELEASES = {"infra": "infra", "gaie-pattern1": "inferencepool", "ms-pattern1": "modelservice"}
-"""Each release with its chart."""
 
-GATEWAY, POOL, ROUTE = "infra-inference-gateway", "gaie-pattern1", "llm-d-route"
+@dataclass(frozen=True)
+class Served:
+    """What serves one model: its releases with their charts and the stem of their value files, and its route."""
+
+    releases: dict[str, tuple[str, str]]
+    gateway: str
+    pool: str
+    route: str
+
+
+PATTERN1 = Served(
+    {
+        "infra": ("infra", "infra"),
+        "gaie-pattern1": ("inferencepool", "gaie-pattern1"),
+        "ms-pattern1": ("modelservice", "ms-pattern1"),
+    },
+    "infra-inference-gateway",
+    "gaie-pattern1",
+    "llm-d-route",
+)
+PATTERN2 = Served(
+    {
+        "infra-pattern2": ("infra", "infra"),
+        "gaie-pattern2": ("inferencepool", "gaie-pattern2"),
+        "ms-pattern2": ("modelservice", "ms-pattern2"),
+    },
+    "infra-pattern2-inference-gateway",
+    "gaie-pattern2",
+    "llm-d-route-pattern2",
+)
 _GATEWAY_API = "gateway.networking.k8s.io/v1"
 _SERVING_S = {SIMULATOR: 120.0, VLLM: 400.0}
 """The real engine starts in half a minute on an idle machine, and in several on a busy one."""
 _ASK_AGAIN_S = 0.1
 
 
-class Pattern1:
-    """The releases of Pattern 1 in one sandbox, from the value files in `values`."""
+class Patterns:
+    """The releases of Pattern 1 in one sandbox, and of Pattern 2 `beside` it, from the value files in `values`."""
 
-    def __init__(self, site: Site, api: KubeApi, helm: Path, values: Path) -> None:
+    def __init__(self, site: Site, api: KubeApi, helm: Path, values: Path, *, beside: bool) -> None:
         self.site, self.api, self.helm = site, api, helm
-        self.files = {release: releases.value_files(values, release) for release in RELEASES}
+        self.served = [PATTERN1, PATTERN2] if beside else [PATTERN1]
+        stems = {name: stem for each in self.served for name, (_, stem) in each.releases.items()}
+        self.files = {release: releases.value_files(values, stem) for release, stem in stems.items()}
         self.nodes = Cache(api, path("v1", "nodes"))
         self.deployments = Cache(api, path("apps/v1", "deployments", NAMESPACE))
         self.gateways = Cache(api, path(_GATEWAY_API, "gateways", NAMESPACE))
 
-    @property
-    def model(self) -> str:
+    def model(self, served: Served) -> str:
         """The name under which clients ask for the model."""
-        values = yaml.safe_load(self.files["ms-pattern1"][0].read_text())
+        (release,) = (name for name, (chart, _) in served.releases.items() if chart == "modelservice")
+        values = yaml.safe_load(self.files[release][0].read_text())
         return str(values["modelArtifacts"]["name"])
 
     async def install(self) -> None:
-        """All releases at once, and the route, which no chart renders.
+        """All releases at once, and the routes, which no chart renders.
 
         Raises:
             SandboxError: helm failed.
         """
         async with asyncio.TaskGroup() as group:
-            for release, chart in RELEASES.items():
-                group.create_task(
-                    releases.install(self.site, self.helm, NAMESPACE, release, chart, self.files[release])
-                )
-            group.create_task(self.api.create(path(_GATEWAY_API, "httproutes", NAMESPACE), _route()))
+            for served in self.served:
+                for release, (chart, _) in served.releases.items():
+                    files = self.files[release]
+                    group.create_task(releases.install(self.site, self.helm, NAMESPACE, release, chart, files))
+                group.create_task(self.api.create(path(_GATEWAY_API, "httproutes", NAMESPACE), _route(served)))
 
     async def wait_serving(self, enter: Callable[[str], None]) -> None:
         """Watch until a completion through the gateway is answered; `enter` is told each phase.
@@ -65,8 +95,8 @@ class Pattern1:
         """
         waits: list[tuple[str, Cache, Callable[[dict[str, Object]], bool]]] = [
             ("nodes", self.nodes, nodes_ready),
-            ("model server and picker", self.deployments, deployments_available),
-            ("gateway", self.gateways, lambda known: bool(gateway_url(known))),
+            ("model server and picker", self.deployments, lambda known: deployments_available(known, len(self.served))),
+            ("gateway", self.gateways, lambda known: all(gateway_url(known, each.gateway) for each in self.served)),
         ]
         watching = [asyncio.ensure_future(cache.run()) for _, cache, _ in waits]
         phase, limit_s = "", _SERVING_S[self.site.engine]
@@ -77,7 +107,8 @@ class Pattern1:
                     await cache.wait_for(holds)
                 phase = "first answer"
                 enter(phase)
-                await self._first_answer(gateway_url(self.gateways.objects))
+                for each in self.served:
+                    await self._first_answer(gateway_url(self.gateways.objects, each.gateway), self.model(each))
         except TimeoutError as error:
             raise SandboxError(
                 f"Pattern 1 does not serve after {limit_s:.0f} s: still waiting for {phase}.",
@@ -87,9 +118,9 @@ class Pattern1:
             for task in watching:
                 task.cancel()
 
-    async def _first_answer(self, url: str) -> None:
+    async def _first_answer(self, url: str, model: str) -> None:
         """Envoy and the picker learn a moment after the API what the API knows, so ask until they do."""
-        question = {"model": self.model, "prompt": "Hello", "max_tokens": 1}
+        question = {"model": model, "prompt": "Hello", "max_tokens": 1}
         async with aiohttp.ClientSession() as session:
             while True:
                 try:
@@ -125,17 +156,17 @@ def nodes_ready(nodes: dict[str, Object]) -> bool:
     return bool(nodes) and all(_condition(node, "Ready") for node in nodes.values())
 
 
-def deployments_available(deployments: dict[str, Object]) -> bool:
-    """Model server and picker have every replica available."""
+def deployments_available(deployments: dict[str, Object], patterns: int) -> bool:
+    """Model server and picker of so many patterns have every replica available."""
     wanted = [item for item in deployments.values() if item["spec"].get("replicas")]
-    return len(wanted) >= 2 and all(
+    return len(wanted) >= 2 * patterns and all(
         item.get("status", {}).get("availableReplicas", 0) >= item["spec"]["replicas"] for item in wanted
     )
 
 
-def gateway_url(gateways: dict[str, Object]) -> str:
+def gateway_url(gateways: dict[str, Object], name: str) -> str:
     """The Gateway's URL, empty while it is not programmed or has no address."""
-    gateway = gateways.get(f"{NAMESPACE}/{GATEWAY}")
+    gateway = gateways.get(f"{NAMESPACE}/{name}")
     if gateway is None or not _condition(gateway, "Programmed"):
         return ""
     addresses = gateway["status"].get("addresses", [])
@@ -147,15 +178,15 @@ def _condition(item: Object, kind: str) -> bool:
     return any(c["type"] == kind and c["status"] == "True" for c in conditions)
 
 
-def _route() -> Object:
-    pool = {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": POOL}
+def _route(served: Served) -> Object:
+    pool = {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": served.pool}
     everything = {"path": {"type": "PathPrefix", "value": "/"}}
     return {
         "apiVersion": _GATEWAY_API,
         "kind": "HTTPRoute",
-        "metadata": {"name": ROUTE},
+        "metadata": {"name": served.route},
         "spec": {
-            "parentRefs": [{"name": GATEWAY}],
+            "parentRefs": [{"name": served.gateway}],
             "rules": [{"matches": [everything], "backendRefs": [pool]}],
         },
     }

@@ -1,0 +1,50 @@
+"""The guide's Option B: Pattern 2 answers before and after everything that is done beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmd_runbook.clients import cluster
+from llmd_runbook.clients.gke import GkePool
+from llmd_runbook.errors import EXIT_PASS
+from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT, load
+from llmd_runbook.run.store import all_runs
+from llmd_runbook.topology import gpu_nodes
+from llmd_runbook.verdicts import Verdict
+from tests.end_to_end.conftest import Sandbox
+
+SANDBOX_OPTIONS = ("--pattern2",)
+pytestmark = pytest.mark.timeout(900)
+
+ANSWERS = {
+    "02_scale_pool": ["pattern2.before", "pattern2.after"],
+    "03_swap_patterns": ["pattern2.before", "pattern2.after"],
+    "04_verify": ["pattern2.after"],
+    "07_cleanup": ["pattern2.before", "pattern2.after"],
+}
+
+
+def test_pattern_2_stays_through_swap_and_cleanup(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (PARAMETERS / "sandbox-with-pattern2.yaml").read_text()
+    text = text.replace("../lib/", f"{PROJECT_ROOT}/lib/").replace("[helm/", f"[{PARAMETERS}/helm/")
+    file = tmp_path / "beside.yaml"
+    file.write_text(text)
+    done = sandbox.start("llmd-runbook", "run", file, "--stages", "02,03,04,07", "--output", tmp_path / "runs")
+    assert done.returncode == EXIT_PASS, done.stdout + done.stderr
+    (store,) = all_runs(tmp_path / "runs")
+    for stage, names in ANSWERS.items():
+        result = store.read().stage(stage).attempts[-1].result
+        assert result is not None
+        found = [check for check in result.checks if check.id.startswith("pattern2.")]
+        assert [check.id for check in found] == names, stage
+        assert {check.verdict for check in found} == {Verdict.PASS}
+    for name, value in sandbox.environment.items():
+        monkeypatch.setenv(name, value)
+    profile = load(str(file))
+    pool = profile.pool
+    assert GkePool(pool.project, pool.location, pool.cluster, pool.name).describe().max_nodes == 5
+    assert len(gpu_nodes(cluster.of(profile), pool.name)) == 2  # one for Pattern 1, one for Pattern 2

@@ -1,0 +1,19 @@
+"""The table of checks is what registry and tests say now."""
+
+from __future__ import annotations
+
+from llmd_runbook.stages import all_checks
+from tests.end_to_end import checks_table
+
+
+def test_the_file_is_current() -> None:
+    assert checks_table.FILE.read_text() == checks_table.text(), "run `make docs`"
+
+
+def test_every_check_has_a_fault_and_every_section_of_the_guide_a_check_that_exists() -> None:
+    known = {spec.id for spec in all_checks()}
+    assert checks_table.faults().keys() == known
+    for section, stage, names in checks_table.GUIDE:
+        assert stage, section
+        assert names, section
+        assert set(names.split()) <= known, section
