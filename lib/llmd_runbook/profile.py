@@ -139,7 +139,7 @@ class Route(_Section):
 
     name: Name = Field(description="HTTPRoute of the clients; the swap moves `route`'s, never Pattern 2's")
     url: str = Field(
-        description="gateway URL with its path prefix, for an internal gateway or a port-forward; "
+        description="gateway URL with its path prefix, for an internal gateway or a tunnel to one; "
         "empty means the Gateway's own address and listener",
         default="",
     )

@@ -58,6 +58,7 @@ LOOKING = [
         "kubectl -n {namespace} describe pod {pod}",
         r"(?s)nvidia\.com/gpu:\s+1.*Conditions:.*Ready\s+True.*Events:",
     ),
+    Command("kubectl -n {namespace} describe pods", r"(?s)Name:\s+{servers}.*Events:"),
     Command("kubectl -n {namespace} describe pods -l {labels}", r"(?s)Name:\s+{servers}.*Events:"),
     Command("kubectl -n {namespace} describe deployment {servers}", r"1 desired .* 1 available"),
     Command("kubectl -n {namespace} describe httproute {route}", r"(?s)Gaie-Pattern1|gaie-pattern1.*Type:\s+Accepted"),

@@ -357,7 +357,7 @@ def test_a_change_is_allowed_inside_and_nowhere_else(stage: StageRun, bob: Bob) 
 def test_two_namespaces_that_share_a_pool_share_its_lock(
     bench: Bench, bob: Bob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmd_runbook.clients.kubernetes.connect", lambda *_, **__: bob.api.client())
+    monkeypatch.setattr("llmd_runbook.clients.cluster.of", lambda *_, **__: bob.api.client())
     here = bench.profile
     bench.profile_file.write_text(bench.profile_file.read_text().replace("namespace: llm-d", "namespace: other"))
     there = bench.profile

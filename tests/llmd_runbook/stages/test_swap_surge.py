@@ -12,7 +12,7 @@ import pytest
 
 from llmd_runbook.clients.inference import Completion, Endpoint
 from llmd_runbook.errors import GateFailed
-from llmd_runbook.profile import PARAMETERS, Profile, load
+from llmd_runbook.profile import PARAMETERS, Pattern, Profile, load
 from llmd_runbook.run import StageRun, StepHandle
 from llmd_runbook.stages import measurement, swap_by_hand, swap_compare, swap_surge, traffic, verify
 from llmd_runbook.stages.measurement import Measured
@@ -84,8 +84,8 @@ def test_both_patterns_are_measured_by_turns_the_first_one_changing(
 ) -> None:
     asked: list[tuple[str, str, int]] = []
 
-    def measure(_: Profile, target: Endpoint, model: str, __: int, step: StepHandle, *, seed: int) -> Measured:
-        asked.append((target.url, model, seed))
+    def measure(_: Profile, target: Endpoint, pattern: Pattern, __: int, step: StepHandle, *, seed: int) -> Measured:
+        asked.append((target.url, pattern.model, seed))
         return loads.load(20.0)
 
     monkeypatch.setattr(measurement, "measure", measure)
@@ -94,7 +94,9 @@ def test_both_patterns_are_measured_by_turns_the_first_one_changing(
     stage.profile = stage.profile.model_copy(update={"swap": swap})
     swap_compare.measure(stage, Endpoint("old"), Endpoint("new"))
     assert [(url, model) for url, model, _ in asked] == [("old", "a"), ("new", "b"), ("new", "b"), ("old", "a")]
-    assert len({seed for *_, seed in asked}) == 4  # prompts that no cache has yet
+    seeds = [seed for *_, seed in asked]
+    assert (seeds[0], seeds[2]) == (seeds[1], seeds[3])  # both patterns of a round get the same prompts
+    assert seeds[0] != seeds[2]  # which no cache has yet
     kept = stage.finish().data[swap_compare.KEY]
     assert [(entry["round"], entry["pattern"]) for entry in kept] == [
         *((1, "pattern1"), (1, "pattern3")),
