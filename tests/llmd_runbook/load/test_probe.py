@@ -19,6 +19,12 @@ STREAM = f"data: {json.dumps({'choices': [{'text': ' a'}]})}\n\ndata: [DONE]\n\n
 WHOLE = {"choices": [{"text": " a"}], "usage": {"prompt_tokens": 8, "completion_tokens": 1}}
 
 
+def probing() -> list[psutil.Process]:
+    """This process's children that probe; what other tests left unburied has no command line."""
+    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "llmd_runbook.load.probing" in child.cmdline()]
+
+
 def plan(url: str, *, streamed: bool, model: str = "m") -> Plan:
     arrival = Open(rate_per_s=50, gaps="constant")
     return Plan(url=url, model=model, prompts=unique(3, 8, seed=1), output_tokens=1, arrival=arrival, streamed=streamed)
@@ -60,7 +66,7 @@ def test_a_probe_that_dies_says_so_and_raises_nothing() -> None:
         server.on(PATH, Reply(200, STREAM))
         probe.add(plan(server.url, streamed=True))
         assert probe.wait(lambda samples: len(samples) >= 2, 60)
-        (process,) = [child for child in psutil.Process().children() if "llmd_runbook.load.probing" in child.cmdline()]
+        (process,) = probing()
         process.kill()
         assert probe.wait(lambda _: False, 60) is False
         samples = probe.stop()
@@ -73,7 +79,7 @@ def test_it_does_not_outlive_its_block() -> None:
         server.on(PATH, Reply(200, STREAM))
         probe.add(plan(server.url, streamed=True))
         assert probe.wait(lambda samples: len(samples) >= 1, 60)
-    children = [child for child in psutil.Process().children() if "llmd_runbook.load.probing" in child.cmdline()]
+    children = probing()
     assert children == []
 
 
