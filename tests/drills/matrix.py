@@ -111,7 +111,7 @@ GROUPS: dict[str, Group] = {
             *api("07 remove", f"{_HANDS}3", "API 409", "API 500", "answer lost", method="DELETE"),
             *api("07 install", f"{_HANDS}1", "API 409", "API 500", "answer lost", "time-out", method="PATCH"),
             *api("07 route", ROUTE, "API 409", "API 500", "answer lost", "time-out", method="PATCH"),
-            *api("07 shrink", SIZE, "API 500", "answer lost", "API 409", "time-out"),
+            *api("07 shrink", SIZE, "API 500"),
             _throttled("07 remove, install, route, shrink", f"{_HANDS}3", f"{_HANDS}1", ROUTE, SIZE),
         ],
     ),
@@ -161,6 +161,7 @@ GROUPS: dict[str, Group] = {
             *api("03 removal", f"{_HANDS}1", "API 500", "answer lost", method="DELETE"),
             *api("03 shrink", SIZE, "API 500", "API 409", "answer lost", "time-out"),
         ],
+        cleanup=api("07 shrink", SIZE, "API 409", "answer lost", "time-out"),
     ),
     "surge, machines": Group(
         SURGE,
