@@ -100,19 +100,19 @@ GROUPS: dict[str, Group] = {
     "recreate, APIs": Group(
         RECREATE,
         swap=[
+            _throttled("03 remove, install, route", f"{_HANDS}1", f"{_HANDS}3", ROUTE),
             *api("03 remove", f"{_HANDS}1", "API 409", "API 500", "answer lost", "time-out", method="DELETE"),
             *api("03 install", f"{_HANDS}3", "API 409", "API 500", "answer lost", method="PATCH"),
             Drill("hanging helm", "03 install", helm_hangs='"upgrade --install ms-pattern3 "*'),
             *api("03 route", ROUTE, "API 500", "answer lost", "time-out", "API 409", method="PATCH"),
-            _throttled("03 remove, install, route", f"{_HANDS}1", f"{_HANDS}3", ROUTE),
         ],
         cleanup=[
+            _throttled("07 remove, install, route, shrink", f"{_HANDS}3", f"{_HANDS}1", ROUTE, SIZE),
             Drill("hanging helm", "07 remove", helm_hangs='"uninstall ms-pattern3 "*'),
             *api("07 remove", f"{_HANDS}3", "API 409", "API 500", "answer lost", method="DELETE"),
             *api("07 install", f"{_HANDS}1", "API 409", "API 500", "answer lost", "time-out", method="PATCH"),
             *api("07 route", ROUTE, "API 409", "API 500", "answer lost", "time-out", method="PATCH"),
             *api("07 shrink", SIZE, "API 500"),
-            _throttled("07 remove, install, route, shrink", f"{_HANDS}3", f"{_HANDS}1", ROUTE, SIZE),
         ],
     ),
     "recreate, machines": Group(
@@ -124,12 +124,13 @@ GROUPS: dict[str, Group] = {
             _SPOT,
             _GONE,
             _CRASH3,
+            _DOWN,
             _full("03 remove", f"DELETE .*{_HANDS}1"),
             _full("03 install", f"PATCH .*{_HANDS}3"),
             _full("03 route", _MOVED),
-            _DOWN,
         ],
         cleanup=[
+            _full("07 remove", f"DELETE .*{_HANDS}3"),
             Drill(
                 "pod never Ready",
                 "07 install",
@@ -137,8 +138,6 @@ GROUPS: dict[str, Group] = {
                 after=breaking.start_well,
                 shows="DeadlineExceeded",
             ),
-            _full("07 remove", f"DELETE .*{_HANDS}3"),
-            _full("07 shrink", f"POST .*{SIZE}"),
             replace(_DOWN, step="07 route"),
             Drill(
                 "GKE operation of somebody else",
@@ -148,6 +147,7 @@ GROUPS: dict[str, Group] = {
                 shows="after SET_NODE_POOLSIZE|Conflict",
             ),
             replace(_CRASH3, step="07 route", act=breaking.replica_crashes(PATTERN1)),
+            _full("07 shrink", f"POST .*{SIZE}"),
         ],
     ),
     "surge, APIs": Group(
