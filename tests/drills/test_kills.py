@@ -21,7 +21,7 @@ from tests.drills import table
 from tests.drills.ground import CLEANUP, ENDS_WITH, RECREATE, SCALE, STAGES, SURGE, SWAP, Ground, lost_record
 from tests.drills.table import Row
 
-pytestmark = [pytest.mark.drills, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.drills, pytest.mark.timeout(2400)]
 
 
 @dataclass(frozen=True)
