@@ -15,6 +15,7 @@ from kubernetes import client
 from tests.drills.model.calls import Calls, Trouble
 from tests.drills.model.clock import Clock
 
+HOST = "kubernetes.model"
 Object = dict[str, Any]
 _PATH = re.compile(
     r"/(?P<root>api/v1|apis/[^/]+/[^/]+)(?:/namespaces/(?P<ns>[^/]+)(?=/))?/(?P<plural>[^/]+)"
@@ -96,7 +97,7 @@ class ApiServer:
 
     def client(self) -> Any:
         """The official client, led here instead of to a server."""
-        settings = client.Configuration(host="https://model")
+        settings = client.Configuration(host=f"https://{HOST}")
         api: Any = client.ApiClient(settings)
         api.call_api = self._serve
         return api

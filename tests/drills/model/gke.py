@@ -7,7 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from google.api_core import exceptions
+from google.cloud import container_v1
 
+from tests.drills.model.api_server import HOST as API_SERVER
 from tests.drills.model.calls import Calls, Trouble
 from tests.drills.model.clock import Clock
 from tests.drills.model.cluster import GPU_POOL, NAMESPACE, Cluster
@@ -56,8 +58,8 @@ class Gke:
 
     def get_cluster(self, *, name: str, timeout: float) -> Any:
         self._calls.read()
-        running = SimpleNamespace(name="RUNNING")
-        return SimpleNamespace(name=name, endpoint="192.0.2.1", status=running, current_master_version="1.36")
+        running = container_v1.Cluster.Status.RUNNING
+        return container_v1.Cluster(name=name, endpoint=API_SERVER, status=running, current_master_version="1.36")
 
     def list_operations(self, *, parent: str, timeout: float) -> Any:
         self._calls.read()
