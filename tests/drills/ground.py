@@ -14,6 +14,7 @@ import pytest
 
 from llmd_runbook.manifest import Attempt, Status
 from llmd_runbook.profile import PARAMETERS, load
+from llmd_runbook.verdicts import Verdict
 from llmd_sandbox.faults.declared import Fault
 from llmd_sandbox.faults.killing import kill_tree
 from llmd_sandbox.faults.proxy import ApiProxy, before_api_server
@@ -163,10 +164,12 @@ def lost_record(attempt: Attempt) -> bool:
 
 
 def true_record(ended: Ended, stage: str) -> Attempt:
-    """The attempt of a life that ended by itself: finished, or failed with a reason."""
+    """The attempt of a life that ended by itself: finished, with a check that failed, or failed with a reason."""
     attempt = ended.attempts[stage]
     if ended.status == 0:
         assert attempt.status is Status.FINISHED, attempt
+    elif attempt.status is Status.FINISHED:
+        assert attempt.verdict is Verdict.FAIL, attempt
     else:
         assert attempt.status is Status.FAILED, attempt
         assert attempt.error is not None

@@ -107,12 +107,12 @@ GROUPS: dict[str, Group] = {
             *api("03 route", ROUTE, "API 500", "answer lost", "time-out", "API 409", method="PATCH"),
         ],
         cleanup=[
-            _throttled("07 remove, install, route, shrink", f"{_HANDS}3", f"{_HANDS}1", ROUTE, SIZE),
+            _throttled("07 remove, install, route", f"{_HANDS}3", f"{_HANDS}1", ROUTE),
             Drill("hanging helm", "07 remove", helm_hangs='"uninstall ms-pattern3 "*'),
             *api("07 remove", f"{_HANDS}3", "API 409", "API 500", "answer lost", method="DELETE"),
             *api("07 install", f"{_HANDS}1", "API 409", "API 500", "answer lost", "time-out", method="PATCH"),
             *api("07 route", ROUTE, "API 409", "API 500", "answer lost", "time-out", method="PATCH"),
-            *api("07 shrink", SIZE, "API 500"),
+            *api("07 shrink", SIZE, "API 500", "API 429"),
         ],
     ),
     "recreate, machines": Group(

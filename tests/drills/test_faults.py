@@ -69,7 +69,7 @@ class Drilled:
 
 
 def run_through(ground: Ground, stage: str, drills: Numbered, folder: Path, place: tuple[int, ...]) -> None:
-    """A stage to its end: each attempt with its next fault while there are any, then without.
+    """A stage to a verdict that is a pass: each attempt with its next fault while there are any, then without.
 
     Args:
         place: of the rows in the table, before the drills' numbers.
@@ -94,6 +94,8 @@ def run_through(ground: Ground, stage: str, drills: Numbered, folder: Path, plac
         finished = attempt.status is Status.FINISHED
         if finished and attempt.verdict is Verdict.PASS:
             break
+        if finished:
+            run = "new"  # it has its verdict, and nothing more is done in it
         plain += drill is None
         assert plain < _TRIES, f"{stage} after {plain} attempts without a fault: {attempt.error or attempt.result}"
     assert ground.serves() == ENDS_WITH[stage]
