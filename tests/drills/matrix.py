@@ -111,8 +111,11 @@ GROUPS: dict[str, Group] = {
             Drill("hanging helm", "07 remove", helm_hangs='"uninstall ms-pattern3 "*'),
             *api("07 remove", f"{_HANDS}3", "API 409", "API 500", "answer lost", method="DELETE"),
             *api("07 install", f"{_HANDS}1", "API 409", "API 500", "answer lost", "time-out", method="PATCH"),
-            *api("07 route", ROUTE, "API 409", "API 500", "answer lost", "time-out", method="PATCH"),
-            *api("07 shrink", SIZE, "API 500", "API 429"),
+            *api("07 route", ROUTE, "API 409", "API 500", "answer lost", method="PATCH"),
+            *api(
+                "07 shrink", SIZE, "API 500", "API 429", "answer lost"
+            ),  # which ends the run: the route is to move again
+            *api("07 route", ROUTE, "time-out", method="PATCH"),
         ],
     ),
     "recreate, machines": Group(

@@ -88,6 +88,8 @@ def test_killed_around_every_single_changing_call(ground: Ground) -> None:
     for number in range(max(map(len, plans.values()))):
         for stage in STAGES:
             victims = plans[stage][number] if number < len(plans[stage]) else []
+            if stage == SCALE:
+                ground.as_before_02()
             hit += drill(ground, stage, victims, Kind.KILL_AFTER if number % 2 else Kind.KILL_BEFORE, order)
     assert Counter(hit) == Counter(everything)
 
