@@ -98,7 +98,7 @@ class Gke:
         if trouble is Trouble.CONFLICT:
             self.begin_elsewhere()
         if (running := self._running()) and trouble is not Trouble.BROKEN:
-            raise _Precondition(f"Cluster is running incompatible operation {running.name}.")
+            raise _precondition(f"Cluster is running incompatible operation {running.name}.")
         if trouble in (Trouble.BROKEN, Trouble.THROTTLED):
             raise exceptions.InternalServerError("Internal error encountered.")
         if wanted > self.quota:
@@ -153,17 +153,10 @@ class Gke:
         return ""
 
 
-class _Precondition(exceptions.FailedPrecondition):  # type: ignore[misc]  # Google ships no types
+def _precondition(message: str) -> exceptions.FailedPrecondition:
     """FAILED_PRECONDITION with Google's own error body."""
-
-    @property
-    def response(self) -> Any:
-        body = {"error": {"code": 400, "status": "FAILED_PRECONDITION", "message": str(self.message)}}
-        return SimpleNamespace(json=lambda: body)
-
-    @response.setter
-    def response(self, _: Any) -> None:
-        return
+    body = {"error": {"code": 400, "status": "FAILED_PRECONDITION", "message": message}}
+    return exceptions.FailedPrecondition(message, response=SimpleNamespace(json=lambda: body))
 
 
 __all__ = ["ENDPOINT", "NAMESPACE", "Gke"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -44,6 +44,7 @@ from llmd_runbook.stages import (
     traffic,
 )
 from llmd_runbook.stages.measurement import Measured
+from llmd_runbook.stages.swap_probe import SwapProbe
 from llmd_runbook.topology import Replica
 from llmd_runbook.verdicts import Check, Verdict
 from tests.llmd_runbook.stages.loads import load
@@ -154,7 +155,7 @@ class Swap:
         return self.loaded
 
     def run(self) -> None:
-        swap_patterns._swap(self.stage, self.probe)  # type: ignore[arg-type]
+        swap_patterns._swap(self.stage, cast(SwapProbe, self.probe))
 
     def rolled_back(self) -> RolledBack:
         with pytest.raises(RolledBack) as caught:
