@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -43,6 +44,15 @@ AS_A_USER_CHANGES_IT = {
 
 def quiet(_: str) -> None:
     """Nobody reads along."""
+
+
+CHANGING = ("02", "03", "07")
+
+
+def summary(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The last line of a run's output in JSON."""
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
 
 
 @dataclass(frozen=True)
@@ -102,10 +112,16 @@ def layout(
 
 def test_the_swap_and_the_way_back(layout: Layout) -> None:
     """Stages 02, 03, 04 and 07 pass; each pattern has its own Gateway, and Pattern 1 is back at the end."""
-    words = ("llmd-runbook", "run", layout.profile(), "--stages", "02,03,04,07", "--json")
-    done = layout.sandbox.start(*words, "--output", layout.folder / "runs", **layout.environment)
+    words = ["llmd-runbook", "run", layout.profile(), "--json", "--output", layout.folder / "runs"]
+    done = layout.sandbox.start(*words, "--stages", "02,03,04,07", **layout.environment)
+    for _ in CHANGING:  # each plan is looked at before the next attempt has its hash
+        waiting = {stage["stage"][:2]: stage["needs_approval"] for stage in summary(done)["stages"]}
+        ((number, (approved,)),) = [item for item in waiting.items() if item[1]]
+        assert done.returncode == 4, done.stdout[-4000:] + done.stderr
+        words += ["--approve", f"{number}={approved}"]
+        done = layout.sandbox.start(*words, "--resume", summary(done)["run"], **layout.environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
-    folder = Path(json.loads(done.stdout.splitlines()[-1])["record"])
+    folder = Path(summary(done)["record"])
     run = Run.model_validate_json((folder / "run.json").read_text())
     assert [record.verdict for record in run.stages] == [Verdict.PASS] * 4
     swap = run.stages[1].attempts[-1].result

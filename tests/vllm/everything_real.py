@@ -11,11 +11,11 @@ from llmd_runbook.verdicts import StageResult, Verdict
 PAGE = "LLMD_EVERYTHING_REAL"
 """Environment variable that names the file to write the page to."""
 
-_SHOWN = ("04_verify", "05_routing_affinity", "06_throughput_and_cost")
+_SHOWN = ("03_swap_patterns", "04_verify", "05_routing_affinity", "06_throughput_and_cost")
 
 
 def page(run: Run, *, took_s: float, peak_bytes: int) -> str:
-    """Parts, verdicts by stage, and what the checks of stages 04 to 06 saw.
+    """Parts, verdicts by stage, and what the checks of stages 03 to 06 saw.
 
     Args:
         run: the record.
