@@ -112,7 +112,7 @@ def layout(
 
 def test_the_swap_and_the_way_back(layout: Layout) -> None:
     """Stages 02, 03, 04 and 07 pass; each pattern has its own Gateway, and Pattern 1 is back at the end."""
-    words = ["llmd-runbook", "run", layout.profile(), "--json", "--output", layout.folder / "runs"]
+    words: list[str | Path] = ["llmd-runbook", "run", layout.profile(), "--json", "--output", layout.folder / "runs"]
     done = layout.sandbox.start(*words, "--stages", "02,03,04,07", **layout.environment)
     for _ in CHANGING:  # each plan is looked at before the next attempt has its hash
         waiting = {stage["stage"][:2]: stage["needs_approval"] for stage in summary(done)["stages"]}
