@@ -12,21 +12,26 @@ from llmd_runbook.clients.kubernetes import Object
 from llmd_runbook.manifest import Attempt, Status
 from llmd_runbook.profile import Profile
 from llmd_runbook.verdicts import Verdict
-from tests.drills.ground import RECREATE, Ground
+from tests.drills.ground import RECREATE, SURGE, Ground
+from tests.drills.matrix import REPLICA_CRASHES
 from tests.drills.model.attempts import attempt
 from tests.drills.model.world import World
 from tests.drills.random_machine import CLEANUP, SCALE, SWAP
 
 pytestmark = [pytest.mark.drills, pytest.mark.timeout(600)]
 
+CRASH = f"{SWAP}, where a replica crashes once the route moves"
+
 SEQUENCES = [
-    (SCALE, CLEANUP),
-    (CLEANUP, SCALE, SCALE, CLEANUP),
-    (SCALE, SWAP, CLEANUP),
-    (SCALE, SWAP, SCALE, SWAP, CLEANUP, CLEANUP),
-    (SWAP, SCALE, SWAP, CLEANUP),
+    (RECREATE, (SCALE, CLEANUP)),
+    (RECREATE, (CLEANUP, SCALE, SCALE, CLEANUP)),
+    (RECREATE, (SCALE, SWAP, CLEANUP)),
+    (RECREATE, (SCALE, SWAP, SCALE, SWAP, CLEANUP, CLEANUP)),
+    (RECREATE, (SWAP, SCALE, SWAP, CLEANUP)),
+    (RECREATE, (SCALE, CRASH, SWAP, CLEANUP)),
+    (SURGE, (SCALE, CRASH, SWAP, CLEANUP)),
 ]
-"""Each begins and ends with Pattern 1 on one node; the last asks for Pattern 3 where there are too few nodes."""
+"""Each begins and ends with Pattern 1 on one node; one asks for Pattern 3 where there are too few nodes."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +57,30 @@ class Seen:
     held: bool
 
 
-@pytest.mark.parametrize("sequence", SEQUENCES, ids=["-".join(each[:2] for each in one) for one in SEQUENCES])
-def test_the_model_does_as_the_sandbox_does(ground: Ground, tmp_path: Path, sequence: tuple[str, ...]) -> None:
-    ground.strategy = RECREATE
+def named(strategy: str, sequence: tuple[str, ...]) -> str:
+    return "-".join(stage[:2] + " crash" * (stage is CRASH) for stage in sequence) + " surge" * (strategy == SURGE)
+
+
+@pytest.mark.parametrize(("strategy", "sequence"), SEQUENCES, ids=[named(*each) for each in SEQUENCES])
+def test_the_model_does_as_the_sandbox_does(
+    ground: Ground, tmp_path: Path, strategy: str, sequence: tuple[str, ...]
+) -> None:
+    ground.strategy = strategy
     ground.as_before_02()
-    expected = [on_the_sandbox(ground, stage) for stage in sequence]
-    world = World(tmp_path)
+    expected = [on_the_sandbox(ground, stage, tmp_path) for stage in sequence]
+    world = World(tmp_path, strategy=strategy)
     with world.instead():
         found = [on_the_model(world, stage) for stage in sequence]
     assert found == expected
 
 
-def on_the_sandbox(ground: Ground, stage: str) -> Seen:
-    ended = ground.live([stage])
+def on_the_sandbox(ground: Ground, stage: str, folder: Path) -> Seen:
+    if stage is CRASH:
+        with REPLICA_CRASHES.on(ground, folder) as (door, environment):
+            ended = ground.begin([SWAP], "new", door, **environment).wait()
+        stage = SWAP
+    else:
+        ended = ground.live([stage])
     listed = json.loads(ground.sandbox.start("helm", "list", "--namespace", "llm-d", "-o", "json").stdout)
     releases = sorted(item["name"] for item in listed if item["name"] != "infra")
     route = json.loads(ground.sandbox.kubectl("get", "httproute", ground.profile.route.name, "-o", "json"))
@@ -76,6 +92,9 @@ def on_the_sandbox(ground: Ground, stage: str) -> Seen:
 
 
 def on_the_model(world: World, stage: str) -> Seen:
+    if stage is CRASH:
+        stage = SWAP
+        world.once_moving = lambda: world.clock.after(0.0, lambda: world.cluster.crash("ms-pattern3"))
     record = attempt(world, stage).record
     assert record is not None
     world.settle()
