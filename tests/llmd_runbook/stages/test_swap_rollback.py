@@ -257,7 +257,8 @@ def test_a_p95_of_too_few_answers_proves_nothing(swap: Swap) -> None:
     swap.run()
     found = swap.checks()["gate.p95"]
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert found.remedy == "measure more requests (load.requests)"
+    assert "more answers a side would" in (found.remedy or "")
+    assert "remove a" in swap.done
 
 
 def test_without_a_baseline_there_is_no_p95_gate_and_that_is_said(swap: Swap, monkeypatch: pytest.MonkeyPatch) -> None:
