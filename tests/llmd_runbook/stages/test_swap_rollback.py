@@ -269,6 +269,14 @@ def test_without_a_baseline_there_is_no_p95_gate_and_that_is_said(swap: Swap, mo
     assert [note.title for note in result.notes] == ["No p95 gate"]
 
 
+def test_a_lost_answer_once_all_gates_have_held_is_no_reason_to_go_back(swap: Swap) -> None:
+    swap.broken["own route closed"] = Unreachable("the answer was lost", reason="planted")
+    with pytest.raises(Unreachable, match="the answer was lost"):
+        swap.run()
+    assert swap.done == ["install b", "route to b", "own route closed"]
+    assert "removed" not in swap.probe.marks
+
+
 @pytest.mark.parametrize("kind", [DeadlineExceeded, ToolError, ApiError, NotFound, Unreachable])
 def test_whatever_says_that_pattern_3_does_not_hold_leads_back(swap: Swap, kind: type[RunbookError]) -> None:
     swap.broken["install b"] = kind("it is not there", reason="planted")
