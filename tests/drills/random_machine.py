@@ -52,7 +52,7 @@ class RandomMachine(RuleBasedStateMachine):
 
     @initialize(
         strategy=st.sampled_from(STRATEGIES),
-        rollback=st.sampled_from(["auto", "never"]),
+        rollback=st.sampled_from(["auto", "never", "auto"]),
         lag_s=st.sampled_from([0.0, 8.0]),
         done=st.sampled_from([(), (SCALE,), (SCALE, SWAP)]),
     )
@@ -104,9 +104,9 @@ class RandomMachine(RuleBasedStateMachine):
         self._attempt(stage)
 
     @rule(
-        stage=st.sampled_from([SWAP, SWAP, CLEANUP]),
-        after_s=st.sampled_from([0.0, 10.0, 20.0]),
-        what=st.sampled_from(Breaks),
+        stage=st.sampled_from([SWAP, SWAP, SWAP, CLEANUP]),
+        after_s=st.sampled_from([10.0, 0.0, 20.0]),
+        what=st.sampled_from([Breaks.REPLICA, Breaks.REPLICAS, Breaks.GATEWAY_LONG, *Breaks]),
     )
     def something_breaks_once_the_route_moves(self, stage: str, after_s: float, what: Breaks) -> None:
         """A replica is one of the pattern that gets the traffic; what the stages before are for has been tried."""

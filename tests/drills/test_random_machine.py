@@ -13,8 +13,9 @@ from tests.drills.random_machine import machine
 SHARDS, SEEDS, RUNS, STEPS = 5, 10, 10, 3
 """Each shard is a test, so that they may run side by side: 10 seeds each, with 10 runs each, 500 runs in all.
 
-Ten runs a seed: from the eleventh on hypothesis makes five of six runs by copying parts of one before over other parts
-of it, which shifts what is drawn after them; most of such runs are one and the same.
+Ten runs a seed: from the eleventh on hypothesis makes five of six runs by copying a part of one over another part of
+it, which shifts what is drawn after it towards the first rule: 100 runs a seed had fewer sequences of rules in 686 runs
+than 10 have in 500 (178, 225).
 """
 SEEDED = settings(
     max_examples=RUNS,
