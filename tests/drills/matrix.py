@@ -79,7 +79,7 @@ def _never_ready(fault: str, how: str, step: str, *, mended: bool = True, shows:
     )
 
 
-_CRASH3 = Drill(
+REPLICA_CRASHES = Drill(
     "replica crashes after the route moved",
     "03 route",
     trigger=_MOVED,
@@ -126,7 +126,7 @@ GROUPS: dict[str, Group] = {
             _never_ready("no pod gets Ready, of neither pattern", "hang", "03", mended=False, shows="RollbackFailed"),
             _SPOT,
             _GONE,
-            _CRASH3,
+            REPLICA_CRASHES,
             _DOWN,
             _full("03 remove", f"DELETE .*{_HANDS}1"),
             _full("03 install", f"PATCH .*{_HANDS}3"),
@@ -149,7 +149,7 @@ GROUPS: dict[str, Group] = {
                 act=breaking.busy_elsewhere,
                 shows="after SET_NODE_POOL_SIZE|Conflict",
             ),
-            replace(_CRASH3, step="07 route", act=breaking.replica_crashes(PATTERN1)),
+            replace(REPLICA_CRASHES, step="07 route", act=breaking.replica_crashes(PATTERN1)),
             _full("07 shrink", f"POST .*{SIZE}"),
         ],
     ),
@@ -173,9 +173,9 @@ GROUPS: dict[str, Group] = {
             _never_ready("OOM on start", "oom", "03 install beside"),
             replace(_SPOT, step="03 install beside"),
             replace(_GONE, step="03 install beside"),
-            _CRASH3,
+            REPLICA_CRASHES,
             replace(
-                _CRASH3,
+                REPLICA_CRASHES,
                 fault="replica of Pattern 1 crashes while it drains",
                 step="03 drain",
                 act=breaking.replica_crashes(PATTERN1),

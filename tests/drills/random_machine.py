@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import ExitStack
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,27 @@ from tests.drills.model.attempts import Outcome, attempt
 from tests.drills.model.calls import Trouble
 from tests.drills.model.cluster import Start
 from tests.drills.model.invariants import Watcher, require
-from tests.drills.model.world import World
+from tests.drills.model.world import MODELS, REPLICAS, World
 
 SCALE, SWAP, CLEANUP = "02_scale_pool", "03_swap_patterns", "07_cleanup"
 STRATEGIES = ("recreate", "surge")
 STAGES = st.sampled_from([SCALE, SWAP, SWAP, CLEANUP])
 AT = st.one_of(st.integers(1, 4), st.integers(1, 24))
 """Which of an attempt's changing calls; the first few are all that stage 02 has."""
+READ = st.one_of(st.integers(1, 60), st.integers(60, 240))
+"""Which of an attempt's reading calls: a swap has 90 to 237, and moves the route after 68 to 116 of them."""
+APPS = st.sampled_from([f"ms-{pattern}" for pattern in REPLICAS])
+
+
+class Breaks(StrEnum):
+    """What the world itself may break."""
+
+    GATEWAY = "the gateway is down for 5 s"
+    GATEWAY_LONG = "the gateway is down for 30 s"
+    REPLICA = "a replica crashes"
+    REPLICAS = "all replicas of a pattern crash"
+    MACHINE = "a machine with a GPU is gone"
+    SPOT = "a machine with a GPU is taken back in 30 s"
 
 
 class RandomMachine(RuleBasedStateMachine):
@@ -32,12 +47,12 @@ class RandomMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._open = ExitStack()
-        self._disturbed = self._broken = self._sick = False
-        self._last: Outcome | None = None
+        self.disturbed = self._broken = self._sick = False
+        self.last: Outcome | None = None
 
     @initialize(
         strategy=st.sampled_from(STRATEGIES),
-        rollback=st.sampled_from(["auto", "never"]),
+        rollback=st.sampled_from(["auto", "never", "auto"]),
         lag_s=st.sampled_from([0.0, 8.0]),
         done=st.sampled_from([(), (SCALE,), (SCALE, SWAP)]),
     )
@@ -62,7 +77,7 @@ class RandomMachine(RuleBasedStateMachine):
         if self._attempt(stage).ended != "finished":
             self._attempt(stage)
 
-    @rule(app=st.sampled_from(["ms-pattern1", "ms-pattern3"]), how=st.sampled_from([Start.NEVER, Start.OOM]))
+    @rule(app=APPS, how=st.sampled_from([Start.NEVER, Start.OOM]))
     def replicas_that_do_not_start(self, app: str, how: Start) -> None:
         self.world.cluster.start[app], self._sick = how, True
         self._attempt(SWAP)
@@ -83,17 +98,26 @@ class RandomMachine(RuleBasedStateMachine):
         self.world.gke.begin_elsewhere()
         self._attempt(stage)
 
-    @rule(
-        stage=STAGES,
-        at=st.integers(1, 60),
-        what=st.sampled_from(["gateway", "replica", "machine", "spot"]),
-        app=st.sampled_from(["ms-pattern1", "ms-pattern3"]),
-    )
-    def something_breaks_meanwhile(self, stage: str, at: int, what: str, app: str) -> None:
+    @rule(stage=STAGES, at=READ, what=st.sampled_from(Breaks), app=APPS)
+    def something_breaks_meanwhile(self, stage: str, at: int, what: Breaks, app: str) -> None:
         self.world.calls.on_read[at] = partial(self._break, what, app)
         self._attempt(stage)
 
-    @rule(stage=STAGES, at=st.integers(8, 60), other=STAGES, pause_s=st.sampled_from([0.0, 400.0]))
+    @rule(
+        stage=st.sampled_from([SWAP, SWAP, SWAP, CLEANUP]),
+        after_s=st.sampled_from([10.0, 0.0, 20.0]),
+        what=st.sampled_from([Breaks.REPLICA, Breaks.REPLICAS, Breaks.GATEWAY_LONG, *Breaks]),
+    )
+    def something_breaks_once_the_route_moves(self, stage: str, after_s: float, what: Breaks) -> None:
+        """A replica is one of the pattern that gets the traffic; what the stages before are for has been tried."""
+        pattern, other = ("pattern3", CLEANUP) if stage == SWAP else ("pattern1", SWAP)
+        self._attempt(SCALE)
+        if MODELS[pattern] in self.world.serves():
+            self._attempt(other)
+        self.world.once_moving = partial(self._break_in, after_s, what, f"ms-{pattern}")
+        self._attempt(stage)
+
+    @rule(stage=STAGES, at=st.integers(8, 120), other=STAGES, pause_s=st.sampled_from([0.0, 400.0, 400.0]))
     def another_run_meanwhile(self, stage: str, at: int, other: str, pause_s: float) -> None:
         self.world.calls.on_read[at] = partial(self._another, other, pause_s)
         self._attempt(stage)
@@ -107,38 +131,47 @@ class RandomMachine(RuleBasedStateMachine):
         self.world.clock.pass_s(seconds)
         self._attempt(stage)
 
-    def _break(self, what: str, app: str) -> None:
-        self._disturbed = True
-        self._broken = self._broken or what != "replica"
-        nodes = self.world.cluster.gpu_nodes()
-        if what == "gateway":
-            self.world.cluster.gateway_down(5.0)
-        elif what == "replica":
-            self.world.cluster.crash(app)
-        elif nodes:
-            self.world.cluster.lose_node(nodes[-1], notice_s=30.0 if what == "spot" else 0.0)
+    def _break(self, what: Breaks, app: str) -> None:
+        self.disturbed = True
+        cluster = self.world.cluster
+        nodes = cluster.gpu_nodes()
+        match what:
+            case Breaks.GATEWAY | Breaks.GATEWAY_LONG:
+                cluster.gateway_down(5.0 if what is Breaks.GATEWAY else 30.0)
+            case Breaks.REPLICA | Breaks.REPLICAS:
+                self._broken = self._broken or app in cluster.start  # it does not come back
+                cluster.crash(app, 1 if what is Breaks.REPLICA else max(REPLICAS.values()))
+            case Breaks.MACHINE | Breaks.SPOT if nodes:
+                self._broken = True
+                cluster.lose_node(nodes[-1], notice_s=30.0 if what is Breaks.SPOT else 0.0)
+
+    def _break_in(self, delay_s: float, what: Breaks, app: str) -> None:
+        self.disturbed = True
+        self.world.clock.after(delay_s, partial(self._break, what, app))
 
     def _another(self, stage: str, pause_s: float) -> None:
         """The present run stands still (a suspended machine), and another one begins."""
-        self._disturbed = self._broken = True
+        self.disturbed = self._broken = True
         with self.world.calls.aside(suspended=pause_s > 0):
             self.world.clock.pass_s(pause_s)
             self._judge(attempt(self.world, stage))
 
     def _attempt(self, stage: str) -> Outcome:
         must = self._nothing_is_wrong(stage)
-        self._last = attempt(self.world, stage)
+        self.last = attempt(self.world, stage)
         self.world.calls.plan.clear()
         self.world.calls.on_read.clear()
-        self._judge(self._last)
-        said = f"{self._last.ended}: {self._last.error}"
-        require(not must or self._last.ended == "finished", f"{stage} with nothing wrong ends with {said}")
-        return self._last
+        self.world.once_moving = None
+        self._judge(self.last)
+        said = f"{self.last.ended}: {self.last.error}"
+        require(not must or self.last.ended == "finished", f"{stage} with nothing wrong ends with {said}")
+        return self.last
 
     def _nothing_is_wrong(self, stage: str) -> bool:
         """Whether the next attempt must finish, whatever earlier ones left behind and whatever operation runs."""
         world = self.world
-        if self._disturbed or self._sick or world.helm.hang or world.calls.plan or world.calls.on_read:
+        to_come = world.calls.plan or world.calls.on_read or world.once_moving
+        if self.disturbed or self._sick or world.helm.hang or to_come:
             return False
         needed = world.profile.pool.nodes
         if world.profile.swap.strategy == "surge":
@@ -146,7 +179,7 @@ class RandomMachine(RuleBasedStateMachine):
         return stage != SWAP or len(world.cluster.gpu_nodes()) >= needed
 
     def _judge(self, outcome: Outcome) -> None:
-        invariants.after_attempt(self.world, self.watcher, outcome, disturbed=self._disturbed, broken=self._broken)
+        invariants.after_attempt(self.world, self.watcher, outcome, disturbed=self.disturbed, broken=self._broken)
 
     # --- and in the end
 
@@ -165,7 +198,7 @@ class RandomMachine(RuleBasedStateMachine):
         self.world.gke.stock = self.world.gke.quota = 8
         self.world.helm.hang = False
         self.world.clock.pass_s(900.0)
-        self._disturbed = self._broken = self._sick = False
+        self.disturbed = self._broken = self._sick = False
         for stage in (SCALE, SWAP):
             outcome = self._attempt(stage)
         record = outcome.record

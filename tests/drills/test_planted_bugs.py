@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 from hypothesis import Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
 
 from llmd_runbook.clients.kubernetes import Kubernetes
 from llmd_runbook.clients.releases import pending
@@ -15,11 +14,12 @@ from llmd_runbook.run import StageRun, lock
 from llmd_runbook.stages import cleanup, site, swap_patterns, swap_rollback, swap_steps, swap_surge
 from llmd_runbook.stages.swap_probe import SwapProbe
 from tests.drills.model.invariants import Broken
-from tests.drills.random_machine import RandomMachine
-from tests.drills.test_random_machine import SEEDED
+from tests.drills.test_random_machine import RUNS, SEEDED, runs
 
-BUDGET = settings(SEEDED, max_examples=300, phases=(Phase.generate,))
-"""Runs until one fails; how to fail with fewer steps is not asked."""
+BUDGET = 300
+"""Runs until one fails."""
+GENERATED = settings(SEEDED, phases=(Phase.generate,))
+"""How to fail with fewer steps is not asked."""
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -91,5 +91,5 @@ PLANTED: list[Plant] = [
 def test_a_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     with pytest.raises((Broken, ExceptionGroup)) as caught:
-        run_state_machine_as_test(RandomMachine, settings=BUDGET)
+        runs(range(BUDGET // RUNS), GENERATED)
     assert caught.group_contains(Broken) if isinstance(caught.value, ExceptionGroup) else True

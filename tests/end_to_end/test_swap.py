@@ -289,7 +289,7 @@ def test_a_surge_loses_no_request_that_was_not_announced(bench: SwapBench) -> No
 
 @fails("gate.affinity", "gate.p95", "gate.errors")
 def test_gates_that_fail_say_which_and_why(bench: SwapBench, tmp_path: Path) -> None:
-    profile = bench.write("strict", max_p95_ratio=0.01, requests=60)
+    profile = bench.write("strict", max_p95_ratio=0.01, requests=90)
     review = bench.open(profile, "01_review_state")
     review.profile = review.profile.model_copy(update={"pattern1": review.profile.pattern3})
     review_state.baseline(review)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
+_EACH = 1 - (1 - CONFIDENCE) / 2
+"""Of either interval where two must hold together with `CONFIDENCE` (Bonferroni)."""
 _RESAMPLES = 10_000
 _LEAST_BLOCKS = 4
 _Floats = NDArray[np.float64]
@@ -183,8 +185,7 @@ def percentile_ratio(before: Sequence[float], after: Sequence[float], p: float) 
     Each at 97.5 %, so that both hold with 95 % (Bonferroni), whatever the distributions; wider than a bootstrap. A side
     with too few samples for an end at 97.5 % leaves that end of the ratio open.
     """
-    each = 1 - (1 - CONFIDENCE) / 2
-    one, other = (percentile(side, p, each) for side in (before, after))
+    one, other = (percentile(side, p, _EACH) for side in (before, after))
     for found in (one, other):
         if isinstance(found, Refusal):
             return found
@@ -200,6 +201,24 @@ def percentile_ratio(before: Sequence[float], after: Sequence[float], p: float) 
         method=f"order statistics of {one.n} and {other.n} samples",
         caveat="one run a side: whatever else changed between the two runs is in the ratio",
     )
+
+
+def samples_to_decide(ratio: Estimate, p: float, bound: float, n: int) -> int | None:
+    """About how many samples a side would bring `percentile_ratio` to one side of a bound, were its value the true one.
+
+    The interval's reach, on logarithms, goes about with 1/sqrt(n). An end that is open needs as many samples as it
+    takes until the largest exceeds the percentile with the confidence of that end.
+
+    Args:
+        n: samples of the smaller side.
+
+    Returns:
+        None where the value is the bound itself: no number decides.
+    """
+    end, away = ratio.high if ratio.value < bound else ratio.low, math.log(bound / ratio.value)
+    if end is None:
+        return math.ceil(math.log((1 - _EACH) / 2) / math.log(p))
+    return math.ceil(n * (math.log(end / ratio.value) / away) ** 2) if away else None
 
 
 def sustained_rate(run: Throughput, *, seed: int) -> Estimate | Refusal:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from llmd_runbook.analysis.cutover import NEW, Asked, share_at_least
-from llmd_runbook.analysis.latency import Refusal, percentile
+from llmd_runbook.analysis.latency import Refusal, percentile, percentile_ratio, samples_to_decide
 from llmd_runbook.clients.inference import Endpoint
 from llmd_runbook.clients.kubernetes import Kubernetes
 from llmd_runbook.errors import GateFailed
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages import measurement, swap_steps
+from llmd_runbook.stages.measurement import Measured
 from llmd_runbook.stages.swap_probe import SwapProbe
 from llmd_runbook.stages.verify import picker_weights
 from llmd_runbook.topology import Replica, trouble
@@ -16,11 +17,14 @@ from llmd_runbook.verdicts import Check, Verdict, declare
 
 REVIEW = "01_review_state"
 PREFIX_SCORER = "prefix-cache-scorer"
-_REQUESTS = 60
-"""Of the short load whose p95 is compared: the fewest that bound a p95 from above (n >= 59)."""
+_REQUESTS = 125
+"""Of the load whose p95 is compared, at least: the fewest whose second largest bounds a p95 from above at 97.5 %, so
+that one answer may be slow by chance."""
 _ANSWERS = 40
 """Requests of the probe that the error rate is judged on: three seconds' worth."""
 _MOST_ERRORS = 0.01
+
+_MORE = "it proves neither; {needed} answers a side would, if both patterns stay as they are: raise load.requests"
 
 READY = declare(
     "gate.readiness",
@@ -34,7 +38,8 @@ ERRORS = declare(
 )
 LATENCY = declare(
     "gate.p95",
-    "under the load of stage 01's baseline, Pattern 3's p95 latency is below swap.max_p95_ratio times the baseline's",
+    "under the load of stage 01's baseline, Pattern 3's p95 latency is at most swap.max_p95_ratio times the "
+    "baseline's, with 95 % confidence; where it is more with 95 % confidence this fails",
     "see stage 06 for where the time goes; raise swap.max_p95_ratio only where the slower model is meant to be slower",
 )
 AFFINITY = declare(
@@ -114,26 +119,42 @@ def _latency(stage: StageRun, target: Endpoint) -> Check | None:
         return None
     base = measurement.restored(review.data["baseline"])
     profile = stage.profile
-    short = profile.model_copy(update={"load": profile.load.model_copy(update={"requests": _REQUESTS})})
+    requests = max(_REQUESTS, profile.load.requests)
+    enough = profile.model_copy(update={"load": profile.load.model_copy(update={"requests": requests})})
     with stage.step("put stage 01's load on Pattern 3") as step:
-        found = measurement.measure(short, target, profile.pattern3, base.concurrency, step, seed=3)
+        found = measurement.measure(enough, target, profile.pattern3, base.concurrency, step, seed=3)
         step.ok(f"{found.succeeded} answers, {found.failed} failures")
     stage.data["gate_load"] = found.data()
-    old, new = percentile(base.latencies_s, 0.95), percentile(found.latencies_s, 0.95)
-    most = profile.swap.max_p95_ratio
+    return judged(base, found, profile.swap.max_p95_ratio)
+
+
+def judged(base: Measured, found: Measured, most: float) -> Check:
+    """The p95 gate: whether the ratio of the p95 latencies, with its whole interval, is on one side of the permitted.
+
+    Where it is on neither, nothing is proved, and that is no reason to leave a pattern that serves.
+    """
     expected = f"p95 at most {most:g} times the baseline's, {base.concurrency} in flight in both"
-    if isinstance(old, Refusal) or isinstance(new, Refusal):
-        why = "; ".join(item.reason for item in (old, new) if isinstance(item, Refusal))
-        return LATENCY.judge(None, expected=expected, observed=why, remedy="measure more requests (load.requests)")
+    ratio = percentile_ratio(base.latencies_s, found.latencies_s, 0.95)
+    if isinstance(ratio, Refusal):
+        return LATENCY.judge(None, expected=expected, observed=ratio.reason, remedy=_MORE.format(needed="more"))
+    slower = ratio.low is not None and ratio.low > most
+    within = ratio.high is not None and ratio.high <= most
+    decides = samples_to_decide(ratio, 0.95, most, min(base.succeeded, found.succeeded))
     return LATENCY.judge(
-        new.value <= most * old.value,
+        False if slower else True if within else None,
         expected=expected,
-        observed=f"{new.value:.3f} s, {new.value / old.value:.2f} times {old.value:.3f} s",
+        observed=f"{ratio.value:.2f} times, 95 % interval {_end(ratio.low)} to {_end(ratio.high)}",
         evidence=[
-            f"Pattern 3: p95 {measurement.shown(new)} s, beside the probe's traffic",
-            f"Pattern 1 (stage 01): p95 {measurement.shown(old)} s",
+            f"Pattern 3: p95 {measurement.shown(percentile(found.latencies_s, 0.95))} s, beside the probe's traffic",
+            f"Pattern 1 (stage 01): p95 {measurement.shown(percentile(base.latencies_s, 0.95))} s",
+            f"interval of the ratio: {ratio.method}; {ratio.caveat}",
         ],
+        remedy="" if slower or within else _MORE.format(needed=f"about {decides}" if decides else "more"),
     )
+
+
+def _end(value: float | None) -> str:
+    return "an open end" if value is None else f"{value:.2f}"
 
 
 def _affinity(stage: StageRun, kube: Kubernetes) -> Check:

@@ -77,7 +77,7 @@ def _apply(stage: StageRun) -> None:
 
 
 def _swap(stage: StageRun, probe: SwapProbe) -> None:
-    """The strategy, and the way back where it does not hold; once Pattern 1 goes after a surge there is none."""
+    """The strategy, and the way back where it does not hold; once all gates of a surge have held there is none."""
     surge = stage.profile.swap.strategy == "surge"
     try:
         (swap_surge if surge else swap_recreate).swap(stage, probe)

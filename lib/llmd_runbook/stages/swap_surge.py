@@ -32,8 +32,7 @@ def swap(stage: StageRun, probe: SwapProbe) -> None:
     """Do it; each step looks first.
 
     Raises:
-        RunbookError: a deadline, a tool, the cluster, or a gate. Up to the removal of Pattern 1 there is a way back
-            without an outage.
+        RunbookError: a deadline, a tool, the cluster, or a gate; there is a way back without an outage.
     """
     profile, kube = stage.profile, site.kubernetes(stage.profile)
     target = swap_steps.install_servers(stage, profile.pattern3)
@@ -55,12 +54,12 @@ def swap(stage: StageRun, probe: SwapProbe) -> None:
             probe.mark("drained", ago_s=still_s)
             step.ok(f"its counters stand still since {still_s:.0f} s, nothing runs or waits")
     swap_gates.hold(stage, kube, probe, target, before)
-    with stage.step("remove the route of our own") as step:
-        traffic.close_own(kube, profile, profile.pattern3, step)
 
 
 def finish(stage: StageRun, probe: SwapProbe) -> None:
-    """Pattern 1 goes, and the nodes that only the overlap needed. There is no way back without it."""
+    """Our own route goes, Pattern 1, and the nodes that only the overlap needed: Pattern 3 holds, and stays."""
+    with stage.step("remove the route of our own") as step:
+        traffic.close_own(site.kubernetes(stage.profile), stage.profile, stage.profile.pattern3, step)
     probe.mark("removed")
     swap_steps.remove(stage, stage.profile.pattern1)
     shrink(stage)

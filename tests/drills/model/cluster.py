@@ -111,12 +111,16 @@ class Cluster:
 
     # --- pods
 
-    def crash(self, app: str) -> None:
-        """One replica's process ends; the kubelet starts it again."""
+    def crash(self, app: str, most: int = 1) -> None:
+        """The processes of so many Ready replicas end; the kubelet starts each again."""
         ready = [pod for pod in self.api.of("pods", app=app) if _is_ready(pod)]
-        if ready:
-            self._set_ready(_key("pods", ready[0]), False, restarts=1)
-            self._clock.after(START_S / 2, lambda: self._set_ready(_key("pods", ready[0]), True, restarts=1))
+        for pod in ready[:most]:
+            self._set_ready(_key("pods", pod), False, restarts=_restarts(pod) + 1)
+            self._begin(pod, START_S / 2)
+
+    def runs(self, name: str) -> bool:
+        """Whether a model server answers at its own address."""
+        return any(_is_ready(pod) for pod in self.api.of("pods") if pod["metadata"]["name"] == name)
 
     def _changed(self, event: str, at: Key, item: Object) -> None:
         if at.plural == "deployments":
@@ -183,14 +187,18 @@ class Cluster:
         bound = copy.deepcopy(pod)
         bound["spec"]["nodeName"], bound["status"] = node, {"phase": "Running", "conditions": []}
         self.api.put("pods", bound)
-        at, app = _key("pods", pod), pod["metadata"]["labels"]["app"]
-        match self.start.get(app, Start.WELL):
+        self._begin(bound, START_S if _gpus(pod) else 2.0)
+
+    def _begin(self, pod: Object, start_s: float) -> None:
+        """A pod's container starts, as those of its app do now."""
+        at = _key("pods", pod)
+        match self.start.get(pod["metadata"]["labels"]["app"], Start.WELL):
             case Start.WELL:
-                self._clock.after(START_S if _gpus(pod) else 2.0, lambda: self._set_ready(at, True))
+                self._clock.after(start_s, lambda: self._set_ready(at, True))
             case Start.OOM:
                 self._clock.after(5.0, lambda: self._out_of_memory(at))
             case Start.NEVER:
-                self.api.status(at, containerStatuses=[_container(False, 0, {"running": {}})])
+                self._set_ready(at, False)
 
     def mend(self) -> None:
         """Whatever keeps model servers from starting is gone: those that wait start."""
@@ -202,12 +210,16 @@ class Cluster:
     def _out_of_memory(self, at: Key) -> None:
         waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off restarting failed container"}}
         last = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
-        self.api.status(at, containerStatuses=[{**_container(False, 3, waiting), "lastState": last}])
+        if (pod := self.api.objects.get(at)) is not None:
+            container = _container(False, _restarts(pod) + 3, waiting)
+            self.api.status(at, containerStatuses=[{**container, "lastState": last}])
 
-    def _set_ready(self, at: Key, ready: bool, restarts: int = 0) -> None:
+    def _set_ready(self, at: Key, ready: bool, restarts: int | None = None) -> None:
+        """With so many restarts where that is given; else with as many as before."""
         pod = self.api.objects.get(at)
         if pod is None or "deletionTimestamp" in pod["metadata"]:
             return
+        restarts = _restarts(pod) if restarts is None else restarts
         condition = {"type": "Ready", "status": str(ready), "reason": "" if ready else "ContainersNotReady"}
         self.api.status(at, conditions=[condition], containerStatuses=[_container(ready, restarts, {"running": {}})])
 
@@ -318,6 +330,10 @@ def _is_ready(pod: Object) -> bool:
     conditions = pod.get("status", {}).get("conditions", [])
     ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
     return ready and "deletionTimestamp" not in pod["metadata"]
+
+
+def _restarts(pod: Object) -> int:
+    return max((item["restartCount"] for item in pod["status"].get("containerStatuses", [])), default=0)
 
 
 def _container(ready: bool, restarts: int, state: Object) -> Object:

@@ -11,6 +11,9 @@ from tests.drills.model.world import MODELS, REPLICAS, ROUTE, World
 
 RUN_NEEDS = {"old-model": REPLICAS["pattern1"], "new-model": REPLICAS["pattern3"]}
 
+RECOVERY_S = 60.0
+"""A replica that crashed is Ready again, a gateway that was down is up again, and the data path follows the routes."""
+
 
 class Broken(AssertionError):
     """An invariant that does not hold."""
@@ -63,13 +66,15 @@ def after_attempt(
 
     Args:
         disturbed: the world itself broke something meanwhile (machines, replicas, the gateway).
-        broken: that was more than a replica.
+        broken: that was something which does not come back by itself within `RECOVERY_S`.
     """
     require(not watcher.foreign, f"a change while another run held the lock: {watcher.foreign}")
     require(not watcher.unlocked, f"a change without the lock: {watcher.unlocked}")
     require(not world.gke.evicted, f"a resize took serving replicas: {world.gke.evicted}")
     _true_record(outcome)
     if outcome.ended == "RolledBack" and not broken:
+        if disturbed:  # perhaps only after the way back was verified
+            world.clock.pass_s(RECOVERY_S)
         serves = world.serves()
         require(MODELS["pattern1"] in serves, f"said to be back on Pattern 1, and the gateway answers for {serves}")
     if not disturbed:

@@ -54,12 +54,16 @@ class Requests:
         return models
 
     def scrape(self, _: Any, pod: Any) -> Snapshot:
-        """In the place of `Scraper.scrape`: an idle replica."""
+        """In the place of `Scraper.scrape`: an idle replica whose prefix cache is on, or none that answers."""
         self.calls.read()
+        name = pod["metadata"]["name"]
+        if not self.cluster.runs(name):
+            raise Unreachable("cannot read a replica's metrics", where=name, reason="connection refused")
         names = ("request_success_total", "prefix_cache_queries_total", "num_requests_running", "num_requests_waiting")
         nothing: list[tuple[dict[str, str], float]] = [({}, 0.0)]
         samples = {f"vllm:{name}": nothing for name in names}
-        return Snapshot(pod["metadata"]["name"], "model", samples)
+        samples["vllm:cache_config_info"] = [({"enable_prefix_caching": "True"}, 1.0)]
+        return Snapshot(name, "model", samples)
 
     def served(self, _: Any, pod: Any) -> list[str]:
         """In the place of `Scraper.models`."""

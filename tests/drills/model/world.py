@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -32,9 +32,9 @@ from llmd_runbook.manifest import Code, Process
 from llmd_runbook.profile import Profile, load
 from llmd_runbook.run import context, lock, store
 from llmd_runbook.run.stage import StageRun, StepHandle
-from llmd_runbook.stages import swap_compare, swap_patterns, swap_probe, verify
+from llmd_runbook.stages import swap_compare, swap_patterns, swap_probe
 from tests.drills.model.api_server import ApiServer
-from tests.drills.model.calls import Calls
+from tests.drills.model.calls import Call, Calls
 from tests.drills.model.clock import Clock
 from tests.drills.model.cluster import CPU_POOL, GATEWAY, GPU_POOL, NAMESPACE, Cluster
 from tests.drills.model.gke import ENDPOINT, Gke
@@ -83,6 +83,9 @@ class World:
         self.folder, self.output = folder, folder / "runs"
         self.clock, self.calls = Clock(), Calls()
         self.clock.alive = self.calls.alive
+        self.calls.watchers.append(self._seen)
+        self.once_moving: Callable[[], None] | None = None
+        """What happens, once, as soon as somebody asks for a change of the clients' route."""
         self.api = ApiServer(self.clock, self.calls)
         self.cluster = Cluster(self.api, self.clock, lag_s=lag_s)
         self.cluster.models = tuple(MODELS.values())
@@ -138,6 +141,11 @@ class World:
         """Let what is under way in the cluster come to its end."""
         self.clock.pass_s(300.0)
 
+    def _seen(self, call: Call) -> None:
+        if (happens := self.once_moving) and call.target.endswith(f"/httproutes/{ROUTE}"):
+            self.once_moving = None
+            happens()
+
     # --- in the place of the outside world
 
     @contextmanager
@@ -160,7 +168,6 @@ class World:
                 (swap_compare, "measure"): lambda *_: None,  # real load, for which nothing here has a time
                 (swap_patterns, "plot"): lambda _: None,  # a figure takes longer than all the rest
                 (profiles, "load"): lambda _: self.profile,
-                (verify, "prefix_caching"): lambda _: None,  # likewise
             }
             for (owner, name), value in clients.items():
                 patch.setattr(owner, name, value)

@@ -17,6 +17,7 @@ from llmd_runbook.analysis.latency import (
     paired_ratio,
     percentile,
     percentile_ratio,
+    samples_to_decide,
     single_ratio,
     sustained_rate,
 )
@@ -177,3 +178,24 @@ def test_few_samples_leave_the_ratios_end_open_or_refuse_it() -> None:
     refused = percentile_ratio([1.0] * 58, [1.0] * 200, 0.95)
     assert refused == Refusal("p95 needs 59 samples, there are 58")
     assert isinstance(percentile_ratio([0.0] * 200, [1.0] * 200, 0.5), Refusal)
+
+
+def test_a_ratio_that_is_the_bound_itself_is_decided_by_no_number_of_samples() -> None:
+    ratio = Estimate(value=2.0, low=1.0, high=4.0, n=2, method="")
+    assert samples_to_decide(ratio, 0.95, 2.0, 100) is None
+
+
+def test_to_halve_an_interval_on_logarithms_takes_four_times_the_samples() -> None:
+    ratio = Estimate(value=1.0, low=0.25, high=4.0, n=2, method="")
+    assert samples_to_decide(ratio, 0.95, 2.0, 100) == 400
+    assert samples_to_decide(ratio, 0.95, 0.5, 100) == 400
+
+
+def test_an_open_end_needs_the_samples_that_bound_it_at_97_5_percent() -> None:
+    ratio = Estimate(value=1.0, low=0.5, high=None, n=2, method="")
+    needed = samples_to_decide(ratio, 0.95, 2.0, 60)
+    assert needed == 86
+    for n, bounded in ((needed - 1, False), (needed, True)):
+        found = percentile([float(number) for number in range(n)], 0.95, 0.975)
+        assert isinstance(found, Estimate)
+        assert (found.high is not None) is bounded
