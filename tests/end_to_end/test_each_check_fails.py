@@ -172,6 +172,10 @@ def test_a_pattern_2_that_does_not_run(bench: Bench, tmp_path: Path) -> None:
     found = other.judge("02_scale_pool", beside.before, beside.after)
     broken(found, "pattern2.before", "pattern2.after")
     assert found["pattern2.before"].observed == "0 of 0 Ready; no InferencePool gaie-pattern2"
+    before = bench.pool.describe()
+    stopped = other.judge("02_scale_pool", scale_pool.plan, scale_pool.apply, scale_pool.verify)
+    assert list(stopped) == ["pattern2.before"]  # the plan approved itself, and still nothing was changed
+    assert bench.pool.describe() == before
 
 
 @fails("healthcheck.policy")

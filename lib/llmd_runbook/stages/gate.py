@@ -12,7 +12,7 @@ from llmd_runbook.errors import ApprovalNeeded, Conflict, UsageError
 from llmd_runbook.plans import Intent, Plan, Preconditions
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown, lines, show
-from llmd_runbook.stages import site
+from llmd_runbook.stages import beside, site
 from llmd_runbook.stages.plan_facts import UNDER_WAY
 
 _KEY = "proposal"
@@ -66,24 +66,26 @@ def propose(
 
 
 def refused(stage: StageRun) -> Shown | None:
-    """What to show instead of the verdict on a change that was planned and not approved; None where there is none."""
+    """What to show instead of the verdict on a change that was planned and not made; None where there is none."""
     found: _Proposal | None = stage.kept.get(_KEY)
-    if found is None or found.approved:
+    if found is None:
         return None
-    return lines(["Not done, so not verified: the plan is not approved."])
+    why = "" if found.approved else "the plan is not approved"
+    why = why or beside.stops(stage)
+    return lines([f"Not done, so not verified: {why}."]) if why else None
 
 
 def permitted(stage: StageRun, what: str) -> bool:
-    """Whether the plan may be carried out; where it may not, a skipped step says so.
+    """Whether the plan may be carried out; a skipped step says why not: it is not approved, or Pattern 2 is down.
 
     Raises:
         UsageError: no plan was made in this attempt.
         Conflict: profile or charts are not what was approved any more.
     """
     found = _proposal(stage)
-    if not found.approved:
+    if why := "the plan is not approved" if not found.approved else beside.stops(stage):
         with stage.step(what) as step:
-            step.skipped("the plan is not approved")
+            step.skipped(why)
         return False
     wanted = found.plan.intent
     now = Intent(stage.stage, stage.cluster.kube_system_uid, found.intend())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ CELLS = (
     replica_failure.measure,
     replica_failure.judge,
     replica_failure.plot,
-    picker_log_level.restore,
+    routing_changes.restore,
 )
 
 
@@ -122,6 +123,45 @@ def test_plan_only_before_stage_03_says_that_nothing_can_be_planned_yet(
     assert attempt.result.approvals == []
     (note,) = attempt.result.notes
     assert note.text.startswith("It depends on the result of stage 03_swap_patterns, so it cannot be approved before")
+
+
+def picker_of_pattern_3(mark: dict[str, str], monkeypatch: pytest.MonkeyPatch, *args: str) -> Memory:
+    """Its Deployment with these annotations and arguments."""
+    kube = deployment(*args)
+    item = kube.get(DEPLOYMENTS, "epp", "llm-d")
+    item |= {"apiVersion": "apps/v1", "kind": "Deployment"}
+    item["metadata"]["annotations"] = mark
+    monkeypatch.setattr("llmd_runbook.stages.site.pattern3_pool", lambda *_: None)
+    monkeypatch.setattr(picker_log_level, "picker", lambda *_: SimpleNamespace(deployment="epp"))
+    return kube
+
+
+ARGO = {"argocd.argoproj.io/tracking-id": "models:apps/Deployment:llm-d/epp"}
+
+
+def test_a_picker_that_argo_cd_keeps_as_it_is_is_refused_with_the_patch(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kube = picker_of_pattern_3(ARGO, monkeypatch, "--v", "1")
+    with pytest.raises(Conflict, match="in somebody else's care; nothing was changed") as refused:
+        picker_log_level.planned(kube, bench.profile)
+    assert refused.value.reason == "apps/v1 Deployment llm-d/epp: Argo CD application models"
+    remedy = str(refused.value.remedy)
+    assert "'1'" in remedy
+    assert "'4'" in remedy
+    assert ANNOTATION not in remedy  # that one is ours, and nobody commits it
+
+
+def test_a_picker_that_its_owner_has_given_the_level_needs_no_change(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kube = picker_of_pattern_3(ARGO, monkeypatch, "--v", "4")
+    assert not any(change.needed for change in picker_log_level.planned(kube, bench.profile).changes)
+
+
+def test_a_picker_in_nobodys_care_is_planned(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kube = picker_of_pattern_3({}, monkeypatch, "--v", "1")
+    assert picker_log_level.planned(kube, bench.profile).target["to"] == 4
 
 
 PART = Part(
