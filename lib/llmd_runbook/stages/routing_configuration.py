@@ -88,6 +88,7 @@ def configuration(stage: StageRun) -> Shown:
                 remedy=found.remedy,
             )
         )
+    stage.kept["facts"] = facts
     stage.kept["weights"] = facts.parsed.weights if isinstance(facts.parsed, PickerConfig) else {}
     display.show(stage.table(_plugins(facts)))
     return stage.table(_guide_prompts(stage, facts))
