@@ -37,7 +37,7 @@ def test_the_loop_ends_whatever_is_answered() -> None:
 def test_answers_that_never_come_end_it() -> None:
     with serving() as gateway:
         gateway.on("/v1/completions", Silence())
-        with pytest.raises(ToolError, match="did not end within 0.5 s"):
+        with pytest.raises(ToolError, match=r"did not end within 0\.5 s"):
             curl.loop(Endpoint(gateway.url), "{}", 2, 0.5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ class Replicas(Counters):
 
 
 def replayed(
-    open_stage: Callable[[str], StageRun], monkeypatch: pytest.MonkeyPatch, status: int, **more: str
+    open_stage: Callable[[str], StageRun], monkeypatch: pytest.MonkeyPatch, status: int, **more: Any
 ) -> StageRun:
     with serving() as gateway:
         gateway.on("/v1/completions", Reply(status, {"choices": []}))
