@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from llmd_runbook.analysis.scorers import KV_SCORER, PREFIX_SCORER, QUEUE_SCORER
+from collections.abc import Mapping
+
+from llmd_runbook.analysis.scorers import KV_SCORER, NO_HIT_SCORER, PREFIX_SCORER, QUEUE_SCORER
 
 GUIDE_WEIGHTS = {PREFIX_SCORER: 3.0, KV_SCORER: 2.0, QUEUE_SCORER: 2.0}
 """The weights that the guide states and the charts of both generations set."""
+
+
+def weighed_as_the_guide_says(weights: Mapping[str, float]) -> bool:
+    """Whether a picker has exactly these weights. The newest layout's scorer of cold requests may stand beside them: it
+    gives every replica the same where a prefix is cached.
+
+    >>> weighed_as_the_guide_says(GUIDE_WEIGHTS | {"no-hit-lru-scorer": 2})
+    True
+    >>> weighed_as_the_guide_says(GUIDE_WEIGHTS | {"session-affinity-scorer": 2})
+    False
+    """
+    return {name: weight for name, weight in weights.items() if name != NO_HIT_SCORER} == GUIDE_WEIGHTS
+
 
 TEST2_PROMPT, TEST2_REQUESTS, TEST2_TOKENS, TEST2_PAUSE_S = (
     "You are a helpful assistant. Answer the following question: What is 2+2?",
