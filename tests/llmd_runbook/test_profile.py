@@ -34,7 +34,7 @@ def line_of(file: Path, text: str) -> int:
     return 1 + next(n for n, line in enumerate(file.read_text().splitlines()) if text in line)
 
 
-@pytest.mark.parametrize("name", ["sandbox", "gke-t4"])
+@pytest.mark.parametrize("name", ["sandbox", "gke-t4", "sandbox-newest"])
 def test_shipped_profiles_are_valid(name: str) -> None:
     profile = load(name)
     assert profile.name == name
