@@ -46,6 +46,15 @@ def propose(
     """
     facts = {name: read() for name, read in readers.items()}  # first: what moves from here on is found
     plan = replace(make(), intent=Intent(stage.stage, stage.cluster.kube_system_uid, intend()))
+    announce(stage, plan, facts)
+    approved = plan.empty or stage.approved(plan)
+    stage.kept[_KEY] = _Proposal(plan, approved and not stage.plan_only, intend, readers, facts)
+    if stage.plan_only:
+        stage.finish()
+
+
+def announce(stage: StageRun, plan: Plan, facts: Mapping[str, Facts]) -> None:
+    """Show a plan, keep its hash and facts; say what would change before it, or that nothing would be changed."""
     stage.data["plan"] = {"hash": plan.intent.hash if plan.intent else "", "empty": plan.empty}
     stage.data["preconditions"] = {name: dict(found) for name, found in facts.items()}
     show(stage.plan(plan))
@@ -55,14 +64,8 @@ def propose(
         )
         stage.note("Before you go on", said)
         show(lines([said]))
-    approved = True
     if plan.empty:
         show(lines(["Nothing would change: this plan needs no approval."]))
-    else:
-        approved = stage.approved(plan)
-    stage.kept[_KEY] = _Proposal(plan, approved and not stage.plan_only, intend, readers, facts)
-    if stage.plan_only:
-        stage.finish()
 
 
 def refused(stage: StageRun) -> Shown | None:

@@ -25,7 +25,7 @@ from llmd_runbook.analysis.scorers import Endpoint
 from llmd_runbook.clients.inference import Completion, Inference
 from llmd_runbook.errors import ClusterError
 from llmd_runbook.run import StageRun
-from llmd_runbook.run.display import Shown
+from llmd_runbook.run.display import Shown, lines
 from llmd_runbook.stages import site
 from llmd_runbook.stages.affinity_arm import Arm
 from llmd_runbook.stages.counters import Counters
@@ -61,6 +61,8 @@ def replay(stage: StageRun) -> Shown:
     """Send both tests; what was observed, what this picker and what chance would give, and what that shows."""
     profile = stage.profile
     model, counters = profile.pattern3.model, Counters.of_pattern3(profile)
+    if not counters.pods:
+        return lines(["Not replayed: no replica is Ready."])
     target = endpoint(site.kubernetes(profile), profile, profile.pattern3.gateway)
     client = Inference(target, profile.load.request_timeout_s)
     with stage.step("replay the guide's Test 2") as step:
@@ -171,7 +173,7 @@ def _replayed(counters: Counters, send: Callable[[], tuple[list[Completion], lis
         failures.extend(failed)
         return len(done)
 
-    return _Replayed(answers, failures, counters.served_while(counted) if counters.pods else {})
+    return _Replayed(answers, failures, counters.served_while(counted))
 
 
 def _one_after_another(client: Inference, model: str) -> tuple[list[Completion], list[str]]:

@@ -10,7 +10,7 @@ from llmd_runbook.clients.kubernetes import NAMESPACES, Kubernetes
 from llmd_runbook.plans import Change, Intent, Plan, Preconditions, Price
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown, lines, show
-from llmd_runbook.stages import beside, plan_parts
+from llmd_runbook.stages import beside, gate, plan_parts
 
 _KEY = "planned"
 """Where the parts lie in `stage.data` between the cell that plans and those that change."""
@@ -59,7 +59,7 @@ def show_plan(stage: StageRun, parts: list[Part], prices: Sequence[Price] = ()) 
         not_previewed=[text for part in parts for text in part.not_previewed],
         not_undone=[text for part in parts for text in part.not_undone],
     )
-    show(stage.plan(plan))
+    gate.announce(stage, plan, {part.name: part.facts for part in parts})
     approved = intent is not None and stage.approved(plan) and not stage.plan_only
     stage.data[_KEY] = {
         part.name: {"approved": approved, "target": dict(part.target), "facts": dict(part.facts)} for part in parts

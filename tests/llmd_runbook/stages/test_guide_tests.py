@@ -106,6 +106,14 @@ def test_requests_that_fail_are_said(world: World) -> None:
     assert [row[4] for row in table.rows] == ["shows nothing"] * 3
 
 
+def test_without_a_replica_nothing_is_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = Replicas()
+    nobody.pods = []
+    monkeypatch.setattr(Counters, "of_pattern3", lambda _: nobody)
+    assert "no replica is Ready" in repr(guide_tests.replay(world.stage))
+    assert world.gateway.requests == []
+
+
 def test_without_the_pickers_rules_there_is_no_forecast(world: World) -> None:
     world.stage.kept["facts"] = Unread("forbidden")
     table = world.replayed({"a": 2, "b": 2, "c": 1}, SPREAD)

@@ -15,7 +15,7 @@ from llmd_runbook.errors import Conflict, NotFound, UsageError
 from llmd_runbook.plans import Change, Price
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.context import PLAN_ONLY_VARIABLE
-from llmd_runbook.stages import picker_log_level, planned, replica_failure, routing_changes
+from llmd_runbook.stages import picker_log_level, replica_failure, routing_changes
 from llmd_runbook.stages.picker_log_level import ANNOTATION
 from llmd_runbook.stages.planned import Part, require, show_plan
 from tests.llmd_runbook.memory import Memory
@@ -181,7 +181,7 @@ def test_the_plan_of_the_parts_says_all_that_a_plan_must_say(
     open_stage: Callable[[str], StageRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[object] = []
-    monkeypatch.setattr(planned, "show", shown.append)
+    monkeypatch.setattr("llmd_runbook.stages.gate.show", shown.append)
     stage = open_stage("05_routing_affinity")
     show_plan(stage, [PART], [Price("GPU nodes", 3, 3, 0.5)])
     result = stage.finish()
@@ -191,7 +191,21 @@ def test_the_plan_of_the_parts_says_all_that_a_plan_must_say(
     for text in ("It hurts.", "Which pod.", "Its cache."):
         assert text in said
     assert "~ d" in repr(shown[0])
-    assert len(result.unapproved) == 1
+    (waiting,) = result.unapproved
+    assert result.data["plan"] == {"hash": waiting.hash, "empty": False}
+    assert result.data["preconditions"] == {"kill_replica": {"Deployment d: generation": 4}}
+
+
+def test_a_level_that_is_high_enough_needs_no_approval(
+    open_stage: Callable[[str], StageRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[object] = []
+    monkeypatch.setattr("llmd_runbook.stages.gate.show", shown.append)
+    stage = open_stage("05_routing_affinity")
+    show_plan(stage, [Part("raise_log_level", [Change("log level of the picker (-v)", "4", "4")])])
+    result = stage.finish()
+    assert "Nothing would change: this plan needs no approval." in repr(shown)
+    assert (result.approvals, result.data["plan"]) == ([], {"hash": "", "empty": True})
 
 
 @pytest.mark.parametrize(
