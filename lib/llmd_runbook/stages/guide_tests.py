@@ -191,7 +191,7 @@ def _at_once(client: Inference, model: str) -> tuple[list[Completion], list[str]
 
 def _ask(client: Inference, model: str, prompt: str, tokens: int) -> Completion | str:
     try:
-        return client.complete(model, prompt, max_tokens=tokens)
+        return client.complete(model, prompt, max_tokens=tokens, temperature=None)
     except ClusterError as error:
         return f"{error.what}: {error.reason}"
 
