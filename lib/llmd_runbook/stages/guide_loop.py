@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 from llmd_runbook.analysis.guide import TEST4_EXPECTED_S, TEST4_PROMPT, TEST4_REQUESTS, TEST4_TOKENS
 from llmd_runbook.analysis.guide_tests import Outcome
@@ -44,9 +45,7 @@ def replay(stage: StageRun) -> Shown:
             return lines([f"The guide's Test 4 was not replayed: {why}"])
         step.ok(f"{answered} answers in {found[0].ended_s:.2f} s")
     rows = judged(found[0], bare, answered, simulated=stage.simulated)
-    stage.data["guide_loop"] = {
-        "loop_s": found[0].loop_s, "ended_s": found[0].ended_s, "processes_s": bare.ended_s, "answered": answered,
-    }  # fmt: skip
+    stage.data["guide_loop"] = {**asdict(found[0]), "processes_s": bare.ended_s, "answered": answered}
     columns = ["the guide", "observed", "verdict", "why"]
     return stage.table(Table(title="The guide's Test 4, as written", columns=columns, rows=rows))
 

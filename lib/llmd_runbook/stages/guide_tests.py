@@ -72,17 +72,14 @@ def replay(stage: StageRun) -> Shown:
         different = _replayed(counters, lambda: _at_once(client, model))
         step.ok(str(different))
     shares = _shares(stage, len(counters.pods))
+    one = max(all_on_one(each, TEST2_REQUESTS) for each in shares)
+    every = max(every_replica(each, len(TEST3_PROMPTS)) for each in shares)
+    equal = [TEST2_PROMPT] * TEST2_REQUESTS
     rows = [
-        _routed(
-            stage, "Test 2: all on the same replica", [TEST2_PROMPT] * TEST2_REQUESTS, same, on_one,
-            max(all_on_one(each, TEST2_REQUESTS) for each in shares), at_once=False,
-        ),
+        _routed(stage, "Test 2: all on the same replica", equal, same, on_one, one, at_once=False),
         _faster(same),
-        _routed(
-            stage, "Test 3: distributed across all replicas", TEST3_PROMPTS, different, on_every,
-            max(every_replica(each, len(TEST3_PROMPTS)) for each in shares), at_once=True,
-        ),
-    ]  # fmt: skip
+        _routed(stage, "Test 3: on all replicas", TEST3_PROMPTS, different, on_every, every, at_once=True),
+    ]
     stage.data["guide_tests"] = {str(row[0]): {"observed": row[1], "verdict": row[4]} for row in rows}
     stage.note(
         "The guide's Tests 2 and 3",
@@ -153,7 +150,7 @@ def _hashes(facts: RoutingFacts | Unread, prompts: Sequence[str]) -> str:
     if isinstance(facts, Unread) or isinstance(facts.block_bytes, Unread):
         return "hashes not known"
     counts = sorted({len(facts.hashes(prompt)) for prompt in prompts})
-    return f"hashes of a prompt: {' to '.join(map(str, {counts[0], counts[-1]}))}"
+    return f"hashes of a prompt: {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))}"
 
 
 def _shares(stage: StageRun, replicas: int) -> list[list[float]]:
