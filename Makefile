@@ -16,8 +16,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-demo: $(VENV)/.run ## start a sandbox with Pattern 1, run notebooks 01 to 07 on it, stop it (PROFILE=sandbox-with-pattern2: another)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" llmd-sandbox run $(if $(findstring pattern2,$(PROFILE)),--pattern2) -- llmd-runbook run $(PROFILE)
+demo: $(VENV)/.run ## start a sandbox with Pattern 1, run notebooks 01 to 07 on it, stop it (PROFILE=sandbox-with-pattern2, sandbox-newest: others)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" llmd-sandbox run $(if $(findstring pattern2,$(PROFILE)),--pattern2) \
+		$(if $(findstring newest,$(PROFILE)),--newest) -- llmd-runbook run $(PROFILE)
 
 check: $(VENV)/.dev ## style, types, layers, notebooks
 	$(BIN)/ruff check .

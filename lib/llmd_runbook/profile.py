@@ -425,8 +425,10 @@ def _known_keys(loc: Loc, content: dict[str, Any]) -> list[str]:
 
 
 def _files_exist(profile: Profile, lines: dict[Loc, int]) -> None:
-    of_route: list[tuple[Loc, str]] = [(("route", "ca_file"), profile.route.ca_file)]
-    _exist(profile, [item for item in of_route if item[1]], lines)
+    of_routes: list[tuple[Loc, str]] = [(("route", "ca_file"), profile.route.ca_file)]
+    if profile.pattern2:
+        of_routes.append((("pattern2", "route", "ca_file"), profile.pattern2.route.ca_file))
+    _exist(profile, [item for item in of_routes if item[1]], lines)
     for pattern in ("pattern1", "pattern3"):
         section = getattr(profile, pattern).releases
         named: list[tuple[Loc, str]] = []

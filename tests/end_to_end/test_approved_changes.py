@@ -197,6 +197,18 @@ def test_plain_papermill_takes_the_hash_too(bench: Bench, tmp_path: Path) -> Non
     assert bench.level() == "1"
 
 
+def test_a_picker_in_a_gitops_tools_care_is_not_restarted(bench: Bench) -> None:
+    mark, stage = "argocd.argoproj.io/tracking-id", bench.open(bench.level_alone)
+    bench.sandbox.kubectl("annotate", "deployment", PICKER, f"{mark}=models:apps/Deployment:llm-d/{PICKER}")
+    before = bench.state()
+    with pytest.raises(Conflict, match="in somebody else's care; nothing was changed") as refused:
+        routing_changes.plan(stage)
+    stage.abandon("Refused", "as a cell that raises does")
+    assert bench.state() == before
+    bench.sandbox.kubectl("annotate", "deployment", PICKER, f"{mark}-")
+    assert f"Deployment llm-d/{PICKER}: Argo CD application models" in str(refused.value.reason)
+
+
 def test_what_moved_since_the_plan_is_named_and_nothing_is_done(bench: Bench) -> None:
     stage = bench.open(bench.level_alone, bench.hash_of(bench.level_alone))
     routing_changes.plan(stage)

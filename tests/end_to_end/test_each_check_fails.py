@@ -172,6 +172,16 @@ def test_a_pattern_2_that_does_not_run(bench: Bench, tmp_path: Path) -> None:
     found = other.judge("02_scale_pool", beside.before, beside.after)
     broken(found, "pattern2.before", "pattern2.after")
     assert found["pattern2.before"].observed == "0 of 0 Ready; no InferencePool gaie-pattern2"
+    there = ("get", "pods,httproutes", "-o", "jsonpath={.items[*].metadata.uid}{.items[*].spec.rules}")
+    before = bench.pool.describe(), bench.kubectl(*there)
+    for stage, calls in {
+        "02_scale_pool": (scale_pool.plan, scale_pool.apply, scale_pool.verify),
+        "03_swap_patterns": (swap_plan.plan, swap_patterns.apply, swap_patterns.verify),
+        "07_cleanup": (cleanup_plan.plan, cleanup.apply, cleanup.verify),
+    }.items():
+        stopped = other.judge(stage, *calls)  # the profile approves its plans itself, and still nothing is changed
+        assert list(stopped) == ["pattern2.before"], stage
+    assert (bench.pool.describe(), bench.kubectl(*there)) == before
 
 
 @fails("healthcheck.policy")

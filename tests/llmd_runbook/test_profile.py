@@ -34,7 +34,7 @@ def line_of(file: Path, text: str) -> int:
     return 1 + next(n for n, line in enumerate(file.read_text().splitlines()) if text in line)
 
 
-@pytest.mark.parametrize("name", ["sandbox", "gke-t4"])
+@pytest.mark.parametrize("name", ["sandbox", "gke-t4", "sandbox-newest"])
 def test_shipped_profiles_are_valid(name: str) -> None:
     profile = load(name)
     assert profile.name == name
@@ -112,6 +112,24 @@ def test_broken_yaml_names_the_line(copy: Path) -> None:
 def test_missing_values_file_is_found_before_anything_starts(copy: Path) -> None:
     error = spoiled(copy, "values: [helm/ms-pattern3.yaml]", "values: [helm/absent.yaml]")
     assert "pattern3.releases.releases.1.values.0: helm/absent.yaml" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("key", "old"),
+    [
+        ("route.ca_file", "route:\n  name: llm-d-route\n"),
+        ("pattern2.route.ca_file", "    name: llm-d-route-pattern2\n"),
+    ],
+)
+def test_a_missing_authority_is_found_before_anything_starts(copy: Path, key: str, old: str) -> None:
+    beside = copy.with_name("sandbox-with-pattern2.yaml")
+    indent = " " * (len(old) - len(old.lstrip()) or 2)
+    error = spoiled(beside, old, f"{old}{indent}ca_file: absent.pem\n")
+    assert error.exit_code == EXIT_USAGE
+    assert error.where == f"{beside}:{line_of(beside, 'absent.pem')}: {key}: absent.pem"
+    assert "does not exist; nothing was started" in error.what
+    beside.with_name("absent.pem").touch()
+    load(str(beside))
 
 
 def test_no_such_profile_names_those_that_exist() -> None:

@@ -79,10 +79,10 @@ class Inference:
         except (KeyError, TypeError) as error:
             raise self._nonsense("the answer is no list of models", f"{error!r} in {answer!r:.300}") from None
 
-    def complete(self, model: str, prompt: str, *, max_tokens: int) -> Completion:
-        """One completion, not streamed, with a request id of its own."""
+    def complete(self, model: str, prompt: str, *, max_tokens: int, temperature: float | None = 0) -> Completion:
+        """One completion, not streamed, with a request id of its own; a temperature of None is left to the server."""
         request_id = str(uuid.uuid4())
-        body = _body(model, prompt, max_tokens)
+        body = _body(model, prompt, max_tokens, temperature)
         started = time.monotonic()
         answer, headers = self._call("POST", "/v1/completions", body, request_id)
         elapsed_s = time.monotonic() - started
@@ -182,8 +182,9 @@ class Inference:
         return httpx.create_ssl_context() if ca_file is None else ssl.create_default_context(cafile=ca_file)
 
 
-def _body(model: str, prompt: str, max_tokens: int) -> dict[str, Any]:
-    return {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
+def _body(model: str, prompt: str, max_tokens: int, temperature: float | None = 0) -> dict[str, Any]:
+    body = {"model": model, "prompt": prompt, "max_tokens": max_tokens}
+    return body if temperature is None else body | {"temperature": temperature}
 
 
 def _events(response: httpx.Response) -> Iterator[str]:

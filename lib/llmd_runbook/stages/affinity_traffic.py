@@ -23,8 +23,6 @@ from llmd_runbook.clients.metrics import (
     PREFIX_QUERIES,
     REQUESTS,
     WAITING,
-    Scraper,
-    Snapshot,
 )
 from llmd_runbook.clients.picker_log import PickerLog
 from llmd_runbook.errors import ClusterError
@@ -34,16 +32,14 @@ from llmd_runbook.load.prompts import LEAST_PREFIX_TOKENS, unique
 from llmd_runbook.run import StageRun, StepHandle
 from llmd_runbook.stages import site
 from llmd_runbook.stages.affinity_arm import Arm, Asked, Row, Trail
-from llmd_runbook.topology import PoolView, endpoint, picker, replicas
+from llmd_runbook.stages.counters import Counters, Snapshots, difference
+from llmd_runbook.topology import PoolView, endpoint, picker
 
 _ANSWER_TOKENS = 2
 _BACKGROUND_A_REPLICA = 2
-_COUNTED_WITHIN_S = 3.0
 _LOGGED_WITHIN_S = 2.0
-_POLL_S, _LOG_POLL_S = 0.02, 0.2
+_LOG_POLL_S = 0.2
 _DETAILS = "--enable-prompt-tokens-details"
-
-Snapshots = dict[str, Snapshot]
 
 
 @dataclass(frozen=True)
@@ -68,13 +64,12 @@ class Traffic:
         self._model, self._seed = profile.pattern3.model, random.SystemRandom().randrange(2**31)
         kube = site.kubernetes(profile)
         pool = site.pattern3_pool(kube, profile)
-        self._pods = [replica.manifest for replica in replicas(kube, profile.namespace, pool) if replica.ready]
-        self._replicas = [_replica(pod, pool) for pod in self._pods]
+        self._counters = Counters(kube, profile.namespace, pool)
+        self._replicas = [_replica(pod, pool) for pod in self._counters.pods]
         target = endpoint(kube, profile, profile.pattern3.gateway)
         self._client = Inference(target, profile.load.request_timeout_s)
-        self._scraper = Scraper(kube, pool.target_port)
         self._log, self._no_log = _picker_log(kube, profile.namespace, pool)
-        self._reports_cached = all(_DETAILS in _words(pod) for pod in self._pods)
+        self._reports_cached = all(_DETAILS in _words(pod) for pod in self._counters.pods)
 
     def close(self) -> None:
         """Stop hearing the picker's log."""
@@ -85,7 +80,7 @@ class Traffic:
         self, prompts: Sequence[Prompt], label: Callable[[Prompt, int], str], step: StepHandle
     ) -> tuple[Arm, Trail]:
         """Send an arm: who served what, and all that explains why."""
-        first = self._scrape()
+        first = self._counters.scrape()
         probe = self._ask(unique(1, LEAST_PREFIX_TOKENS, seed=self._seed)[0].text)
         logged = self._logged([probe.request_id]).get(probe.request_id)
         named = logged is not None or in_headers(probe.headers, self._replicas) is not None
@@ -93,7 +88,7 @@ class Traffic:
             return self._attributed(self._alone(prompts, label, step, first), [probe], 0, first)
         in_flight = _BACKGROUND_A_REPLICA * len(self._replicas)
         with Background(self._client, self._model, in_flight=in_flight, seed=self._seed) as background:
-            scrape = (lambda: first) if logged and logged.metrics else self._scrape  # the log has better ones
+            scrape = (lambda: first) if logged and logged.metrics else self._counters.scrape  # the log has better ones
             answered = self._beside(prompts, label, step, scrape, background)
         return self._attributed(answered, [probe, *background.answers], len(background.failures), first)
 
@@ -102,10 +97,10 @@ class Traffic:
     ) -> list[_Answered]:
         """One at a time, each counted before the next is sent."""
         answered = []
-        before = self._counted(first, 1)
+        before = self._counters.counted(first, 1)
         for index, prompt in enumerate(prompts):
             answer = self._ask(prompt.text)
-            after = self._counted(before, 1)
+            after = self._counters.counted(before, 1)
             answered.append(_Answered(answer, label(prompt, index), before, after))
             before = after
             step.progress(f"{index + 1} of {len(prompts)} requests", done=index + 1, total=len(prompts))
@@ -137,7 +132,7 @@ class Traffic:
     def _attributed(
         self, answered: list[_Answered], others: list[Completion], failed: int, first: Snapshots
     ) -> tuple[Arm, Trail]:
-        last = self._counted(first, len(answered) + len(others))
+        last = self._counters.counted(first, len(answered) + len(others))
         alone = len(others) == 1
         sent = [
             Sent(one.answer.request_id, one.answer.headers, _moved(one.before, one.after) if alone else None)
@@ -156,8 +151,8 @@ class Traffic:
                 *(f"request {index}: {one.reason}" for index, one in enumerate(served) if one.replica is None),
                 *([] if summed.ok else [summed.reason]),
             ],
-            cached_tokens=_difference(first, last, PREFIX_HITS),
-            prompt_tokens=_difference(first, last, PREFIX_QUERIES) - looked_up,
+            cached_tokens=difference(first, last, PREFIX_HITS),
+            prompt_tokens=difference(first, last, PREFIX_QUERIES) - looked_up,
             reconciled=summed.reason,
             background=len(others) - 1,
         )
@@ -203,18 +198,6 @@ class Traffic:
                 return found
             time.sleep(_LOG_POLL_S)
         return {}
-
-    def _scrape(self) -> Snapshots:
-        return self._scraper.all(self._pods)
-
-    def _counted(self, before: Snapshots, answered: int) -> Snapshots:
-        """The counters as soon as they have moved by so much; they may lag the answers a little."""
-        deadline = time.monotonic() + _COUNTED_WITHIN_S
-        while True:
-            after = self._scrape()
-            if _difference(before, after, REQUESTS) >= answered or time.monotonic() >= deadline:
-                return after
-            time.sleep(_POLL_S)
 
 
 def _picker_log(kube: Kubernetes, namespace: str, pool: PoolView) -> tuple[PickerLog | None, str]:
@@ -263,7 +246,3 @@ def _moved(before: Snapshots, after: Snapshots) -> list[str]:
         for name in after
         for _ in range(int((after[name].total(REQUESTS) or 0) - (before[name].total(REQUESTS) or 0)))
     ]
-
-
-def _difference(first: Snapshots, last: Snapshots, metric: str) -> float:
-    return sum((last[name].total(metric) or 0) - (first[name].total(metric) or 0) for name in first)

@@ -9,7 +9,7 @@ from llmd_runbook.profile import Beside, Profile
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages import site, traffic
 from llmd_runbook.topology import Replica, endpoint, pool_view, replicas
-from llmd_runbook.verdicts import CheckSpec, declare
+from llmd_runbook.verdicts import CheckSpec, Verdict, declare
 
 BEFORE = declare(
     "pattern2.before",
@@ -25,10 +25,16 @@ AFTER = declare(
 
 
 def before(stage: StageRun) -> None:
-    """Judge Pattern 2 as it is, where the profile has one."""
+    """Judge Pattern 2 as it is, where the profile has one; where it fails, `stops` keeps the stage from changing."""
     if wanted := stage.profile.pattern2:
         with stage.step("ask Pattern 2"):
             _judge(stage, BEFORE, wanted, *_asked(stage.profile, wanted))
+
+
+def stops(stage: StageRun) -> str:
+    """Why nothing may be changed, approved or not: Pattern 2 failed `pattern2.before`; empty where it did not."""
+    failed = [check for check in stage.checks([BEFORE.id]) if check.verdict is Verdict.FAIL]
+    return f"{BEFORE.id} failed: {failed[0].observed}" if failed else ""
 
 
 def after(stage: StageRun) -> None:

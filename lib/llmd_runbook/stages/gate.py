@@ -12,7 +12,7 @@ from llmd_runbook.errors import ApprovalNeeded, Conflict, UsageError
 from llmd_runbook.plans import Intent, Plan, Preconditions
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown, lines, show
-from llmd_runbook.stages import site
+from llmd_runbook.stages import beside, site
 from llmd_runbook.stages.plan_facts import UNDER_WAY
 
 _KEY = "proposal"
@@ -46,6 +46,15 @@ def propose(
     """
     facts = {name: read() for name, read in readers.items()}  # first: what moves from here on is found
     plan = replace(make(), intent=Intent(stage.stage, stage.cluster.kube_system_uid, intend()))
+    announce(stage, plan, facts)
+    approved = plan.empty or stage.approved(plan)
+    stage.kept[_KEY] = _Proposal(plan, approved and not stage.plan_only, intend, readers, facts)
+    if stage.plan_only:
+        stage.finish()
+
+
+def announce(stage: StageRun, plan: Plan, facts: Mapping[str, Facts]) -> None:
+    """Show a plan, keep its hash and facts; say what would change before it, or that nothing would be changed."""
     stage.data["plan"] = {"hash": plan.intent.hash if plan.intent else "", "empty": plan.empty}
     stage.data["preconditions"] = {name: dict(found) for name, found in facts.items()}
     show(stage.plan(plan))
@@ -55,35 +64,31 @@ def propose(
         )
         stage.note("Before you go on", said)
         show(lines([said]))
-    approved = True
     if plan.empty:
         show(lines(["Nothing would change: this plan needs no approval."]))
-    else:
-        approved = stage.approved(plan)
-    stage.kept[_KEY] = _Proposal(plan, approved and not stage.plan_only, intend, readers, facts)
-    if stage.plan_only:
-        stage.finish()
 
 
 def refused(stage: StageRun) -> Shown | None:
-    """What to show instead of the verdict on a change that was planned and not approved; None where there is none."""
+    """What to show instead of the verdict on a change that was planned and not made; None where there is none."""
     found: _Proposal | None = stage.kept.get(_KEY)
-    if found is None or found.approved:
+    if found is None:
         return None
-    return lines(["Not done, so not verified: the plan is not approved."])
+    why = "" if found.approved else "the plan is not approved"
+    why = why or beside.stops(stage)
+    return lines([f"Not done, so not verified: {why}."]) if why else None
 
 
 def permitted(stage: StageRun, what: str) -> bool:
-    """Whether the plan may be carried out; where it may not, a skipped step says so.
+    """Whether the plan may be carried out; a skipped step says why not: it is not approved, or Pattern 2 is down.
 
     Raises:
         UsageError: no plan was made in this attempt.
         Conflict: profile or charts are not what was approved any more.
     """
     found = _proposal(stage)
-    if not found.approved:
+    if why := "the plan is not approved" if not found.approved else beside.stops(stage):
         with stage.step(what) as step:
-            step.skipped("the plan is not approved")
+            step.skipped(why)
         return False
     wanted = found.plan.intent
     now = Intent(stage.stage, stage.cluster.kube_system_uid, found.intend())

@@ -18,7 +18,7 @@ from llmd_runbook.plans import Change
 from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun, StepHandle
 from llmd_runbook.run.display import Shown, lines
-from llmd_runbook.stages import site, traffic
+from llmd_runbook.stages import owned, site, traffic
 from llmd_runbook.stages.planned import Part, permitted, require
 from llmd_runbook.topology import endpoint, picker
 
@@ -100,12 +100,18 @@ def read(kube: Kubernetes, namespace: str, deployment: str) -> PickerArguments:
 
 
 def planned(kube: Kubernetes, profile: Profile) -> Part:
-    """What will be changed."""
+    """What will be changed.
+
+    Raises:
+        Conflict: the picker's Deployment is in somebody else's care, who would put the old level back.
+        NotFound, UsageError: there is no picker yet, or its level cannot be read.
+    """
     pool = site.pattern3_pool(kube, profile)
     found = read(kube, profile.namespace, picker(kube, profile.namespace, pool).deployment)
     if found.note is None and found.level >= NEEDED_VERBOSITY:
         same = str(found.level)
         return Part(NAME, [Change("log level of the picker (-v)", same, same)])
+    owned.refuse(kube, profile, applied=[_raised(found)])
     before = DEFAULT_VERBOSITY if found.before is None else found.before
     now = f"{before} ({found.level} now, by an attempt that did not put it back)" if found.note else str(before)
     return Part(
@@ -207,16 +213,23 @@ def _note(found: PickerArguments) -> str:
 
 def _diffs(found: PickerArguments, namespace: str) -> list[str]:
     """The fields of the Deployment that are changed until the end of the stage."""
-
-    def shown(args: list[str], notes: dict[str, str]) -> Object:
-        meta = {"name": found.deployment, "annotations": notes}
-        spec = {"template": {"spec": {"containers": [{"args": args}]}}}
-        return {"apiVersion": DEPLOYMENTS.api_version, "kind": "Deployment", "metadata": meta, "spec": spec}
-
-    now = shown(found.args, {} if found.note is None else {ANNOTATION: found.note})
-    raised = found.args if found.level >= NEEDED_VERBOSITY else with_verbosity(found.args, NEEDED_VERBOSITY)
-    text = diff(name_of(now, namespace), now, shown(raised, {ANNOTATION: _note(found)}))
+    now, then = _shown(found, found.args), _raised(found)
+    now["metadata"]["annotations"] = {} if found.note is None else {ANNOTATION: found.note}
+    then["metadata"]["annotations"] = {ANNOTATION: _note(found)}
+    text = diff(name_of(now, namespace), now, then)
     return [text] if text else []
+
+
+def _raised(found: PickerArguments) -> Object:
+    """The Deployment's fields as they are while the stage runs, without the annotation."""
+    enough = found.level >= NEEDED_VERBOSITY
+    return _shown(found, found.args if enough else with_verbosity(found.args, NEEDED_VERBOSITY))
+
+
+def _shown(found: PickerArguments, args: list[str]) -> Object:
+    spec = {"template": {"spec": {"containers": [{"args": args}]}}}
+    meta = {"name": found.deployment}
+    return {"apiVersion": DEPLOYMENTS.api_version, "kind": "Deployment", "metadata": meta, "spec": spec}
 
 
 def _noted(found: PickerArguments, note: str) -> list[Object]:

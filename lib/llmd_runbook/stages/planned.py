@@ -10,7 +10,7 @@ from llmd_runbook.clients.kubernetes import NAMESPACES, Kubernetes
 from llmd_runbook.plans import Change, Intent, Plan, Preconditions, Price
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown, lines, show
-from llmd_runbook.stages import plan_parts
+from llmd_runbook.stages import beside, gate, plan_parts
 
 _KEY = "planned"
 """Where the parts lie in `stage.data` between the cell that plans and those that change."""
@@ -59,7 +59,7 @@ def show_plan(stage: StageRun, parts: list[Part], prices: Sequence[Price] = ()) 
         not_previewed=[text for part in parts for text in part.not_previewed],
         not_undone=[text for part in parts for text in part.not_undone],
     )
-    show(stage.plan(plan))
+    gate.announce(stage, plan, {part.name: part.facts for part in parts})
     approved = intent is not None and stage.approved(plan) and not stage.plan_only
     stage.data[_KEY] = {
         part.name: {"approved": approved, "target": dict(part.target), "facts": dict(part.facts)} for part in parts
@@ -73,10 +73,10 @@ def permitted(stage: StageRun, name: str, step: str) -> Part | Shown:
     found = stage.data.get(_KEY, {}).get(name)
     if found and not found["target"]:
         return lines(["Nothing to do: it is as it should be."])
-    if not found or not found["approved"]:
+    if why := beside.stops(stage) if found and found["approved"] else "the plan is not approved":
         with stage.step(step) as handle:
-            handle.skipped("the plan is not approved")
-        return lines(["Not done: the plan is not approved."])
+            handle.skipped(why)
+        return lines([f"Not done: {why}."])
     return Part(name, [], [], found["target"], found["facts"])
 
 
@@ -89,6 +89,12 @@ def require(stage: StageRun, kube: Kubernetes, part: Part, now: Mapping[str, Any
     uid = kube.get(NAMESPACES, "kube-system")["metadata"]["uid"]
     then = Preconditions({"cluster: UID": stage.cluster.kube_system_uid, **part.facts})
     then.require(Preconditions({"cluster: UID": uid, **now}), where=where)
+
+
+def done(stage: StageRun) -> bool:
+    """Whether a part of the plan was approved and nothing kept it from being carried out."""
+    approved = any(part["approved"] and part["target"] for part in stage.data.get(_KEY, {}).values())
+    return approved and not beside.stops(stage)
 
 
 def asked(stage: StageRun, name: str) -> bool:

@@ -33,7 +33,7 @@ from llmd_runbook.plans import Change
 from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown, lines
-from llmd_runbook.stages import site
+from llmd_runbook.stages import beside, site
 from llmd_runbook.stages.planned import Part, asked, permitted, require
 from llmd_runbook.stages.replica_failure_tables import Moments, home_text, moments_table, moves, outcomes
 from llmd_runbook.stages.served_by import ServedBy
@@ -265,10 +265,13 @@ def plot(stage: StageRun) -> Png | Shown:
 
 def _nothing_done(stage: StageRun, why_not: str | None) -> Shown:
     """Asked for and not done is inconclusive, never left out."""
-    why = why_not or "not done: the plan is not approved"
-    remedy = (
-        "let the picker log who is chosen: affinity.raise_log_level" if why_not else "approve the plan: set its hash"
-    )
+    stopped = beside.stops(stage)
+    why = why_not or f"not done: {stopped or 'the plan is not approved'}"
+    remedy = "approve the plan: set its hash"
+    if why_not:
+        remedy = "let the picker log who is chosen: affinity.raise_log_level"
+    elif stopped:
+        remedy = beside.BEFORE.remedy
     for spec in CHECKS:
         stage.check(spec.judge(None, expected="one replica killed during traffic", observed=why, remedy=remedy))
     return lines([f"Nothing was proved: {why}."])

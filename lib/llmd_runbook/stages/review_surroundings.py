@@ -28,7 +28,7 @@ SELECTORS = declare(
     "patterns.selectors",
     "no Deployment or InferencePool of one pattern selects pods of the other, or of anything else in the namespace",
     "give each pattern labels of its own, the same in `modelArtifacts.labels` and in "
-    "`inferencePool.modelServers.matchLabels`, or a namespace of its own",
+    "`modelServers.matchLabels` of its InferencePool, or a namespace of its own",
 )
 OWNERS = declare(
     "owners.none",

@@ -1,11 +1,11 @@
-"""05: the plan of what this stage changes, where the profile asks for it; by default that is nothing."""
+"""05: what this stage changes, where the profile asks for it, its plan and the way back; by default that is nothing."""
 
 from __future__ import annotations
 
 from llmd_runbook.errors import NotFound
 from llmd_runbook.run import StageRun
-from llmd_runbook.stages import picker_log_level, plan_parts, replica_failure, site
-from llmd_runbook.stages.planned import show_plan
+from llmd_runbook.run.display import Shown
+from llmd_runbook.stages import beside, picker_log_level, plan_parts, planned, replica_failure, site
 from llmd_runbook.topology import gpu_nodes
 
 
@@ -18,6 +18,7 @@ def plan(stage: StageRun) -> None:
     ]
     parts, prices = [], []
     if modules:
+        beside.before(stage)
         with stage.step("compare the cluster with what is asked for"):
             kube = site.kubernetes(stage.profile)
             try:
@@ -28,6 +29,14 @@ def plan(stage: StageRun) -> None:
                 if not stage.plan_only:
                     raise
                 stage.wait_for("03_swap_patterns", str(error))
-    show_plan(stage, parts, prices)
+    planned.show_plan(stage, parts, prices)
     if stage.plan_only:
         stage.finish()
+
+
+def restore(stage: StageRun) -> Shown:
+    """Put back what is to be put back; after a change, Pattern 2 must still answer."""
+    shown = picker_log_level.restore(stage)
+    if planned.done(stage):
+        beside.after(stage)
+    return shown

@@ -35,7 +35,7 @@ CHECKS = {
     "selector": declare(
         "routing.selector",
         "the pool selects pods of this model alone, and no two Deployments claim the same pods",
-        "give each pattern labels of its own (modelArtifacts.labels) and select them (inferencePool.modelServers)",
+        "give each pattern labels of its own (modelArtifacts.labels) and select them (modelServers of its pool)",
     ),
     "route": declare(
         "routing.route",
@@ -50,7 +50,7 @@ CHECKS = {
     "single_picker": declare(
         "routing.single_picker",
         "one picker serves and knows all prefixes; several at once would each know a part",
-        "set inferenceExtension.replicas to 1",
+        "set the picker's replicas to 1 (inferenceExtension.replicas, newest router.epp.replicas)",
     ),
     "picker_fits": declare(
         "routing.picker_fits",
@@ -88,6 +88,7 @@ def configuration(stage: StageRun) -> Shown:
                 remedy=found.remedy,
             )
         )
+    stage.kept["facts"] = facts
     stage.kept["weights"] = facts.parsed.weights if isinstance(facts.parsed, PickerConfig) else {}
     display.show(stage.table(_plugins(facts)))
     return stage.table(_guide_prompts(stage, facts))

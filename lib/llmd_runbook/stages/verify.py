@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import yaml
 
-from llmd_runbook.analysis.guide import GUIDE_WEIGHTS
+from llmd_runbook.analysis.guide import GUIDE_WEIGHTS, weighed_as_the_guide_says
 from llmd_runbook.analysis.picker_config import ConfigError, parse
 from llmd_runbook.clients.inference import Endpoint, Inference
 from llmd_runbook.clients.kubernetes import DEPLOYMENTS, Kubernetes
@@ -179,7 +179,7 @@ def scorer_weights(stage: StageRun) -> Shown:
         step.ok(source or trouble)
     stage.check(
         WEIGHTS.judge(
-            weights == GUIDE_WEIGHTS,
+            weighed_as_the_guide_says(weights),
             expected=", ".join(f"{name} {weight:g}" for name, weight in GUIDE_WEIGHTS.items()),
             observed=", ".join(f"{name} {weight:g}" for name, weight in weights.items()) or trouble or "no scorers",
             evidence=[source or "no configuration found"],

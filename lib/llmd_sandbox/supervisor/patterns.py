@@ -40,6 +40,16 @@ PATTERN1 = Served(
     "gaie-pattern1",
     "llm-d-route",
 )
+PATTERN1_NEWEST = Served(
+    {
+        "llm-d": ("infra", "infra"),
+        "pattern1": ("llm-d-router-gateway", "router-pattern1"),
+        "ms-pattern1": ("modelservice", "ms-pattern1.newest"),
+    },
+    "llm-d-inference-gateway",
+    "pattern1",
+    "llm-d-route",
+)
 PATTERN2 = Served(
     {
         "infra-pattern2": ("infra", "infra"),
@@ -57,11 +67,16 @@ _ASK_AGAIN_S = 0.1
 
 
 class Patterns:
-    """The releases of Pattern 1 in one sandbox, and of Pattern 2 `beside` it, from the value files in `values`."""
+    """The releases of Pattern 1 in one sandbox, and of Pattern 2 `beside` it, from the value files in `values`.
 
-    def __init__(self, site: Site, api: KubeApi, helm: Path, values: Path, *, beside: bool) -> None:
+    `newest`: Pattern 1 by the router chart of llm-d's newest layout.
+    """
+
+    def __init__(
+        self, site: Site, api: KubeApi, helm: Path, values: Path, *, beside: bool, newest: bool = False
+    ) -> None:
         self.site, self.api, self.helm = site, api, helm
-        self.served = [PATTERN1, PATTERN2] if beside else [PATTERN1]
+        self.served = [PATTERN1_NEWEST if newest else PATTERN1, *([PATTERN2] if beside else [])]
         stems = {name: stem for each in self.served for name, (_, stem) in each.releases.items()}
         self.files = {release: releases.value_files(values, stem) for release, stem in stems.items()}
         self.nodes = Cache(api, path("v1", "nodes"))

@@ -87,7 +87,7 @@ async def _for_ever(name: str, component: Component) -> None:
 
 
 async def _patterns(site: Site, api: KubeApi, helm: Path, order: Order, progress: Progress) -> None:
-    pattern = Patterns(site, api, helm, Path(order.values), beside=order.pattern2)
+    pattern = Patterns(site, api, helm, Path(order.values), beside=order.pattern2, newest=order.newest)
     progress.enter("releases")
     await pattern.install()
     await pattern.wait_serving(progress.enter)

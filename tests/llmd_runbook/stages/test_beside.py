@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from llmd_runbook.clients.kubernetes import INFERENCE_POOLS, PODS, Object
-from llmd_runbook.profile import Beside, Profile, Route
+from llmd_runbook.plans import Change, Plan
+from llmd_runbook.profile import Affinity, Beside, Profile, Route
 from llmd_runbook.run import StageRun, begin
-from llmd_runbook.stages import beside, site
-from llmd_runbook.verdicts import Check, Verdict
+from llmd_runbook.stages import beside, gate, planned, site
+from llmd_runbook.verdicts import Check, StepStatus, Verdict
 from tests.llmd_runbook.clients.server import Reply, Server, serving
 from tests.llmd_runbook.conftest import Bench
 from tests.llmd_runbook.memory import Memory
@@ -88,6 +89,44 @@ def test_an_answer_without_a_ready_replica(bench: Bench, gateway: Server, monkey
     found = world(bench, gateway, monkeypatch, ready="False").judged()
     assert [check.verdict for check in found] == [Verdict.FAIL] * 2
     assert found[0].observed == "0 of 1 Ready; an answer"
+
+
+def changing_calls(stage: StageRun) -> list[str]:
+    """What both gates say to an approved plan."""
+    plan = Plan([Change("nodes of the pool", "1", "4")], [])
+    gate.propose(stage, lambda: plan, lambda: {"nodes": 4}, {})
+    stage.profile = stage.profile.model_copy(update={"affinity": Affinity(kill_replica=True)})
+    planned.show_plan(stage, [planned.Part("kill_replica", [Change("replicas", "3", "2")], target={"pods": 1})])
+    said = [str(gate.permitted(stage, "scale the pool")), str(gate.refused(stage))]
+    found = planned.permitted(stage, "kill_replica", "kill one")
+    return [*said, "a part" if isinstance(found, planned.Part) else str(found), str(planned.done(stage))]
+
+
+def test_an_approved_change_waits_until_pattern_2_answers(
+    bench: Bench, gateway: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.profile_file.write_text(bench.profile_file.read_text() + "approval: self\n")
+    gateway.on("/v1/completions", Reply(503, "no healthy upstream"))
+    made = world(bench, gateway, monkeypatch)
+    beside.before(made.stage)
+    permitted, refused, part, done = changing_calls(made.stage)
+    assert (permitted, done) == ("False", "False")
+    assert "pattern2.before failed: 1 of 1 Ready; " in refused
+    assert "503: no healthy upstream" in part
+    result = made.stage.finish()
+    assert [approval.by for approval in result.approvals] == ["self", "self"]
+    skipped = [step for step in result.steps if step.status is StepStatus.SKIPPED]
+    assert [step.name for step in skipped] == ["scale the pool", "kill one"]
+    assert {step.detail.partition(":")[0] for step in skipped} == {"pattern2.before failed"}
+
+
+def test_an_approved_change_goes_on_beside_a_pattern_2_that_answers(
+    bench: Bench, gateway: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.profile_file.write_text(bench.profile_file.read_text() + "approval: self\n")
+    made = world(bench, gateway, monkeypatch)
+    beside.before(made.stage)
+    assert changing_calls(made.stage) == ["True", "None", "a part", "True"]
 
 
 def test_without_a_pattern_2_nothing_is_said(bench: Bench, gateway: Server, monkeypatch: pytest.MonkeyPatch) -> None:

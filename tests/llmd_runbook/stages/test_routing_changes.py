@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from llmd_runbook.errors import Conflict, NotFound, UsageError
 from llmd_runbook.plans import Change, Price
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.context import PLAN_ONLY_VARIABLE
-from llmd_runbook.stages import picker_log_level, planned, replica_failure, routing_changes
+from llmd_runbook.stages import picker_log_level, replica_failure, routing_changes
 from llmd_runbook.stages.picker_log_level import ANNOTATION
 from llmd_runbook.stages.planned import Part, require, show_plan
 from tests.llmd_runbook.memory import Memory
@@ -25,7 +26,7 @@ CELLS = (
     replica_failure.measure,
     replica_failure.judge,
     replica_failure.plot,
-    picker_log_level.restore,
+    routing_changes.restore,
 )
 
 
@@ -124,6 +125,45 @@ def test_plan_only_before_stage_03_says_that_nothing_can_be_planned_yet(
     assert note.text.startswith("It depends on the result of stage 03_swap_patterns, so it cannot be approved before")
 
 
+def picker_of_pattern_3(mark: dict[str, str], monkeypatch: pytest.MonkeyPatch, *args: str) -> Memory:
+    """Its Deployment with these annotations and arguments."""
+    kube = deployment(*args)
+    item = kube.get(DEPLOYMENTS, "epp", "llm-d")
+    item |= {"apiVersion": "apps/v1", "kind": "Deployment"}
+    item["metadata"]["annotations"] = mark
+    monkeypatch.setattr("llmd_runbook.stages.site.pattern3_pool", lambda *_: None)
+    monkeypatch.setattr(picker_log_level, "picker", lambda *_: SimpleNamespace(deployment="epp"))
+    return kube
+
+
+ARGO = {"argocd.argoproj.io/tracking-id": "models:apps/Deployment:llm-d/epp"}
+
+
+def test_a_picker_that_argo_cd_keeps_as_it_is_is_refused_with_the_patch(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kube = picker_of_pattern_3(ARGO, monkeypatch, "--v", "1")
+    with pytest.raises(Conflict, match="in somebody else's care; nothing was changed") as refused:
+        picker_log_level.planned(kube, bench.profile)
+    assert refused.value.reason == "apps/v1 Deployment llm-d/epp: Argo CD application models"
+    remedy = str(refused.value.remedy)
+    assert "'1'" in remedy
+    assert "'4'" in remedy
+    assert ANNOTATION not in remedy  # that one is ours, and nobody commits it
+
+
+def test_a_picker_that_its_owner_has_given_the_level_needs_no_change(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kube = picker_of_pattern_3(ARGO, monkeypatch, "--v", "4")
+    assert not any(change.needed for change in picker_log_level.planned(kube, bench.profile).changes)
+
+
+def test_a_picker_in_nobodys_care_is_planned(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kube = picker_of_pattern_3({}, monkeypatch, "--v", "1")
+    assert picker_log_level.planned(kube, bench.profile).target["to"] == 4
+
+
 PART = Part(
     "kill_replica",
     [Change("replicas", "3", "one fewer")],
@@ -141,7 +181,7 @@ def test_the_plan_of_the_parts_says_all_that_a_plan_must_say(
     open_stage: Callable[[str], StageRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[object] = []
-    monkeypatch.setattr(planned, "show", shown.append)
+    monkeypatch.setattr("llmd_runbook.stages.gate.show", shown.append)
     stage = open_stage("05_routing_affinity")
     show_plan(stage, [PART], [Price("GPU nodes", 3, 3, 0.5)])
     result = stage.finish()
@@ -151,7 +191,21 @@ def test_the_plan_of_the_parts_says_all_that_a_plan_must_say(
     for text in ("It hurts.", "Which pod.", "Its cache."):
         assert text in said
     assert "~ d" in repr(shown[0])
-    assert len(result.unapproved) == 1
+    (waiting,) = result.unapproved
+    assert result.data["plan"] == {"hash": waiting.hash, "empty": False}
+    assert result.data["preconditions"] == {"kill_replica": {"Deployment d: generation": 4}}
+
+
+def test_a_level_that_is_high_enough_needs_no_approval(
+    open_stage: Callable[[str], StageRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[object] = []
+    monkeypatch.setattr("llmd_runbook.stages.gate.show", shown.append)
+    stage = open_stage("05_routing_affinity")
+    show_plan(stage, [Part("raise_log_level", [Change("log level of the picker (-v)", "4", "4")])])
+    result = stage.finish()
+    assert "Nothing would change: this plan needs no approval." in repr(shown)
+    assert (result.approvals, result.data["plan"]) == ([], {"hash": "", "empty": True})
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,14 @@ RELEASES = {
     "gaie-pattern3": ("inferencepool", ("gaie-pattern3.yaml",)),
     "ms-pattern1": ("modelservice", ("ms-pattern1.yaml",)),
     "ms-pattern3": ("modelservice", ("ms-pattern3.yaml",)),
+    "pattern1": ("llm-d-router-gateway", ("router-pattern1.yaml",)),
+    "pattern3": ("llm-d-router-gateway", ("router-pattern3.yaml",)),
+    "newest-pattern1": ("modelservice", ("ms-pattern1.newest.yaml",)),
+    "newest-pattern3": ("modelservice", ("ms-pattern3.newest.yaml",)),
 }
+NEWEST = "llm-d-router-gateway"
 EPP = "Deployment/gaie-pattern3-epp/spec/template/spec/containers/0"
+ROUTER = "Deployment/pattern3-epp/spec/template/spec/containers/0"
 VLLM1 = "Deployment/ms-pattern1-llm-d-modelservice-decode/spec/template/spec/containers/0"
 VLLM3 = "Deployment/ms-pattern3-llm-d-modelservice-decode/spec/template/spec/containers/0"
 
@@ -77,6 +83,22 @@ MONITORING_OBJECTS = {
 }
 METRICS_ACCESS = {"ClusterRole/gaie-pattern3-llm-d-epp", "ClusterRoleBinding/gaie-pattern3-llm-d-epp"}
 POOL = {"InferencePool/gaie-pattern3"}
+ROUTER_POOL = {"InferencePool/pattern3"}
+ROUTER_PICKER = {
+    *(f"{kind}/pattern3-epp" for kind in ("Deployment", "Service", "ConfigMap", "ServiceAccount")),
+    *(f"{kind}/pattern3-epp-{part}" for kind in ("Role", "RoleBinding") for part in ("sa", "non-sa")),
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "objects"),
+    [
+        ((), {"HealthCheckPolicy/pattern3", "GCPBackendPolicy/pattern3"}),
+        (("provider.name=none",), set()),
+    ],
+)
+def test_objects_of_the_router_chart(settings: tuple[str, ...], objects: set[str]) -> None:
+    assert set(render("pattern3", *settings)) == ROUTER_POOL | ROUTER_PICKER | objects
 
 
 @pytest.mark.parametrize(
@@ -306,6 +328,56 @@ def test_objects(release: str, settings: tuple[str, ...], objects: set[str]) -> 
         ("ms-pattern3", f"{VLLM3}/startupProbe/failureThreshold", 60),
         ("ms-pattern3", f"{VLLM3}/livenessProbe/httpGet/path", "/health"),
         ("ms-pattern3", f"{VLLM3}/readinessProbe/httpGet/path", "/v1/models"),
+        (
+            "pattern3",
+            "InferencePool/pattern3/spec",
+            {
+                "targetPorts": [{"number": 8000}],
+                "appProtocol": "http",
+                "selector": {
+                    "matchLabels": {"llm-d.ai/guide": "optimized-baseline", "llm-d.ai/model": "Qwen2.5-3B-Instruct"}
+                },
+                "endpointPickerRef": {"name": "pattern3-epp", "port": {"number": 9002}, "failureMode": "FailOpen"},
+            },
+        ),
+        (
+            "pattern3",
+            "Deployment/pattern3-epp/spec/selector/matchLabels",
+            {"llm-d-router-gateway": "pattern3-epp"},
+        ),
+        ("pattern3", "Deployment/pattern3-epp/spec/strategy/type", "Recreate"),
+        ("pattern3", f"{ROUTER}/image", "ghcr.io/llm-d/llm-d-router-endpoint-picker:v0.10.0"),
+        (
+            "pattern3",
+            f"{ROUTER}/args",
+            [
+                *("--pool-name", "pattern3", "--pool-namespace", "llm-d"),
+                *("--pool-group", "inference.networking.k8s.io", "--zap-encoder", "json"),
+                *("--config-file", "/config/optimized-baseline-plugins.yaml", "--grpc-health-port", "9003"),
+                *("--v=4", "--tracing=false", "--metrics-endpoint-auth=false"),
+            ],
+        ),
+        ("pattern3", f"{ROUTER}/resources/requests", {"cpu": "500m", "memory": "1Gi"}),
+        ("pattern3", "Service/pattern3-epp/spec/selector", {"llm-d-router-gateway": "pattern3-epp"}),
+        (
+            "pattern3",
+            "HealthCheckPolicy/pattern3/spec/default/config/httpHealthCheck",
+            {"requestPath": "/health", "port": 8000},
+        ),
+        (
+            "newest-pattern3",
+            "Deployment/pattern3-nvidia-gpu-vllm-decode/spec/selector/matchLabels",
+            {
+                "llm-d.ai/guide": "optimized-baseline",
+                "llm-d.ai/model": "Qwen2.5-3B-Instruct",
+                "llm-d.ai/role": "decode",
+            },
+        ),
+        (
+            "newest-pattern3",
+            "Deployment/pattern3-nvidia-gpu-vllm-decode/spec/template/spec/containers/0/image",
+            "docker.io/vllm/vllm-openai:v0.23.0",
+        ),
     ],
 )
 def test_fields(release: str, path: str, expected: object) -> None:
@@ -336,6 +408,31 @@ def test_picker_config_is_one_that_the_picker_of_this_chart_takes(release: str) 
     named = {plugin.get("name", plugin["type"]) for plugin in config["plugins"]}
     assert {entry["pluginRef"] for entry in profile["plugins"]} == named
     assert named == {"queue-scorer", "kv-cache-utilization-scorer", "prefix-cache-scorer"}
+
+
+@pytest.mark.parametrize("release", ["pattern1", "pattern3"])
+def test_the_newest_pickers_configurations(release: str) -> None:
+    """The chart's own, and the one in use: the same weights, and the newest scorer of cold requests."""
+    data = render(release)[f"ConfigMap/{release}-epp"]["data"]
+    assert set(data) == {"default-plugins.yaml", "optimized-baseline-plugins.yaml"}
+    for text, more in zip((data[name] for name in sorted(data)), ({}, {"no-hit-lru-scorer": 2}), strict=True):
+        config = yaml.safe_load(text)
+        assert config["apiVersion"] == "llm-d.ai/v1alpha1"
+        weights = {entry["pluginRef"]: entry["weight"] for entry in config["schedulingProfiles"][0]["plugins"]}
+        assert weights == {"prefix-cache-scorer": 3, "kv-cache-utilization-scorer": 2, "queue-scorer": 2} | more
+
+
+def test_each_newest_pool_selects_its_own_pods_only() -> None:
+    pods = {
+        pattern: at(
+            render(f"newest-{pattern}"),
+            f"Deployment/{pattern}-nvidia-gpu-vllm-decode/spec/template/metadata/labels",
+        )
+        for pattern in ("pattern1", "pattern3")
+    }
+    for pattern in pods:
+        selector = at(render(pattern), f"InferencePool/{pattern}/spec/selector/matchLabels")
+        assert {name for name, labels in pods.items() if selector.items() <= labels.items()} == {pattern}
 
 
 def test_model_servers_have_one_container_and_none_before_it() -> None:
@@ -428,6 +525,11 @@ def test_long_names_are_cut_as_upstream_cuts_them(release: str, name: str, expec
         ("ms-pattern3", "prefill.create=true", "/prefill/create"),
         ("ms-pattern3", "modelArtifacts.uri=pvc://claim/path", "/modelArtifacts/uri"),
         ("ms-pattern3", "decode.replica=3", "replica"),
+        ("pattern3", "router.modelServers.matchLabels=null", "matchLabels"),
+        ("pattern3", "router.epp.replicas=2", "/router/epp/replicas"),
+        ("pattern3", "router.proxy.enabled=true", "proxy"),
+        ("pattern3", "httpRoute.create=true", "/httpRoute/create"),
+        ("pattern3", "provider.name=istio", "/provider/name"),
     ],
 )
 def test_a_value_that_is_not_rendered_is_refused(release: str, setting: str, key: str) -> None:
@@ -455,6 +557,11 @@ def test_helmfile_pins_what_the_charts_stand_in_for() -> None:
     upstream = yaml.safe_load((VALUES / "charts.gke.yaml").read_text(encoding="utf-8"))["charts"]
     versions = {upstream[key].rsplit("/", 1)[1]: version for key, version in pinned.items()}
     charts = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in CHARTS.glob("*/Chart.yaml")]
+    (newest,) = (chart for chart in charts if chart["name"] == NEWEST)  # the newest layout has no helmfile
+    charts.remove(newest)
+    for pattern in (1, 3):
+        said = (VALUES / f"router-pattern{pattern}.yaml").read_text(encoding="utf-8").splitlines()[0]
+        assert said.endswith(f"upstream chart {NEWEST} {newest['version'].removesuffix('+sandbox')}.")
     assert versions == {chart["name"]: chart["version"].removesuffix("+sandbox") for chart in charts}
 
 

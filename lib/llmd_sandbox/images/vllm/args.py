@@ -18,7 +18,8 @@ from llmd_sandbox.images.vllm.models import GIB, T4, Model, find, kv_blocks, kv_
 _IGNORED_VALUES = """
 additional-config allowed-headers allowed-methods allowed-origins api-server-count attention-backend
 attention-config chat-template chat-template-content-format code-revision compilation-config config-format
-cpu-offload-gb data-parallel-size default-chat-template-kwargs distributed-executor-backend download-dir
+cpu-offload-gb data-parallel-size default-chat-template-kwargs disable-access-log-for-endpoints
+distributed-executor-backend download-dir
 ec-transfer-config generation-config guided-decoding-backend h11-max-header-count
 h11-max-incomplete-event-size hf-config-path hf-overrides hf-token host io-processor-plugin kv-cache-dtype
 kv-events-config kv-offloading-backend kv-offloading-size kv-transfer-config limit-mm-per-prompt load-format
