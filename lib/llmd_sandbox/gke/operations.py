@@ -10,20 +10,21 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import aiohttp
 
 from llmd_sandbox.gke.nodes import Nodes
 from llmd_sandbox.gke.replies import GoogleError
-from llmd_sandbox.gke.state import LOCATION, PROJECT, Goal, Operation, Pool, State, now
+from llmd_sandbox.gke.state import PROJECT, Goal, Operation, Pool, State, now
 from llmd_sandbox.kube import ApiStatus
 
 log = logging.getLogger(__name__)
 
 _PENDING_S = 1.0
 _DURATION_S = {"SET_NODE_POOL_SIZE": 60.0, "UPDATE_CLUSTER": 10.0}
-_BOOT_S = 40.0
+BOOT_S = 40.0
 """From the request for a machine to its registration as a node."""
 _CANCELLED, _RESOURCE_EXHAUSTED, _INTERNAL = 1, 8, 13
 _KEPT = 100
@@ -40,14 +41,15 @@ class Operations:
     def __init__(self, state: State, file: Path, nodes: Nodes, scale: float) -> None:
         self._state, self._file, self._nodes, self._scale = state, file, nodes, scale
         self._task: asyncio.Task[None] | None = None
+        self.sizing = asyncio.Lock()
+        """Held by whoever makes or removes machines."""
 
     async def settle(self) -> None:
         """At start: make the nodes that pools of a new cluster lack, and take up an interrupted operation."""
         unfinished = self._state.running()
         for pool in self._state.pools:
-            missing = pool.target_size - len(self._nodes.of(pool.name))
-            if missing > 0 and (unfinished is None or unfinished.goal.pool != pool.name):
-                await self._nodes.grow(pool, missing)
+            if unfinished is None or unfinished.goal.pool != pool.name:
+                await self._nodes.grow(pool, self._missing(pool))
         self._save()
         if unfinished:
             self._task = asyncio.create_task(self._run(unfinished))
@@ -55,15 +57,13 @@ class Operations:
     async def refill(self, name: str) -> None:
         """Another machine for each that the pool lost, unless an operation is at work on it."""
         pool = self._state.pool(name)
-        running = self._state.running()
-        if pool is None or (running is not None and running.goal.pool == name):
+        if pool is None or not self.idle(pool):
             return
-        missing = pool.target_size - len(self._nodes.of(name))
-        if pool.accelerator_count:
-            missing = min(missing, self._free_gpus() // pool.accelerator_count)
-        if missing > 0:
-            await asyncio.sleep(_BOOT_S * self._scale)
-            await self._nodes.grow(pool, missing)
+        async with self.sizing:
+            to_come = self.available(pool, self._missing(pool))
+            if any(to_come.values()):
+                await asyncio.sleep(BOOT_S * self._scale)
+                await self._nodes.grow(pool, to_come)
 
     async def close(self) -> None:
         """End what runs; its operation stays as it is, for the next start."""
@@ -112,7 +112,7 @@ class Operations:
 
     def _require_quota(self, name: str, node_count: int) -> None:
         wanted = sum(
-            (node_count if pool.name == name else pool.target_size) * pool.accelerator_count
+            (node_count * len(pool.targets) if pool.name == name else pool.target_size) * pool.accelerator_count
             for pool in self._state.pools
         )
         used = sum(pool.target_size * pool.accelerator_count for pool in self._state.pools)
@@ -153,26 +153,40 @@ class Operations:
         if goal.autoscaling is not None:
             pool.autoscaling = goal.autoscaling
         if goal.node_count is not None:
-            await self._resize(pool, goal.node_count)
+            async with self.sizing:
+                await self._resize(pool, goal.node_count)
         self._save()
 
     async def _resize(self, pool: Pool, node_count: int) -> None:
-        pool.target_size, pool.stockout = node_count, None
+        pool.targets, pool.stockout = dict.fromkeys(pool.targets, node_count), None
         self._save()
-        missing = node_count - len(self._nodes.of(pool.name))
-        if missing < 0:
-            await self._nodes.shrink(pool, -missing)
-        elif missing > 0:
-            available = missing if not pool.accelerator_count else self._free_gpus() // pool.accelerator_count
-            await asyncio.sleep(_BOOT_S * self._scale)
-            await self._nodes.grow(pool, min(missing, available))
-            if available < missing:
+        await self._nodes.shrink(pool, {zone: max(0, -count) for zone, count in self._missing(pool).items()})
+        missing = {zone: max(0, count) for zone, count in self._missing(pool).items()}
+        if wanted := sum(missing.values()):
+            available = self.available(pool, missing)
+            await asyncio.sleep(BOOT_S * self._scale)
+            await self._nodes.grow(pool, available)
+            if (made := sum(available.values())) < wanted:
+                short = ", ".join(zone for zone in missing if available[zone] < missing[zone])
                 pool.stockout = (
                     f"Google Compute Engine does not have enough resources available to fulfil the request: "
-                    f"ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS: zone {LOCATION}, {pool.accelerator}, "
-                    f"{missing - available} of {missing} instances of pool {pool.name} could not be created."
+                    f"ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS: zone {short}, {pool.accelerator}, "
+                    f"{wanted - made} of {wanted} instances of pool {pool.name} could not be created."
                 )
                 raise _Stockout(pool.stockout)
+
+    def _missing(self, pool: Pool) -> dict[str, int]:
+        """Nodes that each zone lacks of its target; negative where it has too many."""
+        return {zone: target - len(self._nodes.of(pool.name, zone)) for zone, target in pool.targets.items()}
+
+    def available(self, pool: Pool, wanted: Mapping[str, int]) -> dict[str, int]:
+        """As many of the wanted nodes a zone as there are GPUs for, the first zones first."""
+        left = self._free_gpus() // pool.accelerator_count if pool.accelerator_count else sum(wanted.values())
+        found = {}
+        for zone, count in wanted.items():
+            found[zone] = max(0, min(count, left))
+            left -= found[zone]
+        return found
 
     def _free_gpus(self) -> int:
         used = sum(len(self._nodes.of(pool.name)) * pool.accelerator_count for pool in self._state.pools)
@@ -185,3 +199,13 @@ class Operations:
 
     def _save(self) -> None:
         self._state.save(self._file)
+
+    def idle(self, pool: Pool) -> bool:
+        """Whether no operation is at work on the pool."""
+        running = self._state.running()
+        return running is None or running.goal.pool != pool.name
+
+    def aim(self, pool: Pool, zone: str, nodes: int) -> None:
+        """What an instance group is asked for from now on, behind the GKE API's back, as the autoscaler does it."""
+        pool.targets[zone] = nodes
+        self._save()

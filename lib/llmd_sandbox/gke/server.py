@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from llmd_sandbox.gke import replies
+from llmd_sandbox.gke.autoscaler import Autoscaler
 from llmd_sandbox.gke.nodes import Nodes
 from llmd_sandbox.gke.operations import Operations
 from llmd_sandbox.gke.reclaim import Reclaim
@@ -48,10 +49,13 @@ class GkeServer:
         self._version = ""
         site.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = site.directory / "gke.json"
-        self._state = State.load(file, site.gpu_nodes)
+        self._state = State.load(file, site.gpu_nodes, site.gpu_zones)
         self._nodes = Nodes(api, site.startup_scale)
         self._operations = Operations(self._state, file, self._nodes, site.startup_scale)
         self._reclaim = Reclaim(api, self._nodes.known, site.startup_scale)
+        self._autoscaler = Autoscaler(
+            api, self._state, self._nodes, self._operations, idle_s=site.autoscaler_idle_s, scale=site.startup_scale
+        )
 
     async def run(self) -> None:
         """Serve until cancelled.
@@ -60,7 +64,7 @@ class GkeServer:
             OSError: the address is taken.
         """
         listener = socket.create_server(self._site.gke)
-        watch = asyncio.gather(self._nodes.watch(), self._reclaim.run(), self._refill())
+        watch = asyncio.gather(self._nodes.watch(), self._reclaim.run(), self._refill(), self._autoscaler.run())
         try:
             self._version = (await self._api.get("/version"))["gitVersion"].removeprefix("v")
             await self._nodes.synced()
@@ -242,16 +246,26 @@ def _cluster_name(request: Request) -> str:
 
 
 def _autoscaling_goal(pool: Pool, wanted: Json) -> Goal:
-    names = {"enabled": "enabled", "minNodeCount": "min_nodes", "maxNodeCount": "max_nodes"}
+    names = {
+        "enabled": "enabled",
+        "minNodeCount": "min_nodes",
+        "maxNodeCount": "max_nodes",
+        "totalMinNodeCount": "total_min_nodes",
+        "totalMaxNodeCount": "total_max_nodes",
+    }
     try:
         bounds = Autoscaling(**{names[name]: value for name, value in wanted.items() if name in names})
     except ValidationError as error:
         raise GoogleError("INVALID_ARGUMENT", f"Invalid autoscaling: {error.errors()[0]['msg']}.") from error
-    if bounds.enabled and not 0 <= bounds.min_nodes <= bounds.max_nodes >= 1:
+    if bounds.totals and (bounds.min_nodes or bounds.max_nodes):
+        raise GoogleError(
+            "INVALID_ARGUMENT", "Autoscaling is bounded by node counts a zone or by total node counts, not by both."
+        )
+    if bounds.enabled and not 0 <= bounds.least <= bounds.most >= 1:
         raise GoogleError(
             "INVALID_ARGUMENT",
             f"Autoscaling needs 0 <= min_node_count <= max_node_count and max_node_count >= 1, "
-            f"not {bounds.min_nodes} and {bounds.max_nodes}.",
+            f"not {bounds.least} and {bounds.most}.",
         )
     return Goal(pool=pool.name, autoscaling=bounds)
 

@@ -25,6 +25,8 @@ class Order:
     node_grace_s: float = 50.0
     route_lag_s: float = 0.0
     pattern2: bool = False
+    gpu_zones: int = 1
+    autoscaler_idle_s: float | None = None
     asked: float = field(default_factory=time.time)
 
     def save(self, directory: Path) -> None:
