@@ -82,9 +82,15 @@ class Pool(_Section):
     cluster: str = Field(description="GKE cluster", min_length=1)
     name: Name = Field(description="node pool that holds the GPUs")
     accelerator: str = Field(description="value of the label `cloud.google.com/gke-accelerator`", min_length=1)
-    nodes: Count = Field(description="nodes that Pattern 3 needs, one GPU each")
-    min_nodes: int = Field(description="autoscaling minimum", strict=True, ge=0, default=0)
-    max_nodes: Count = Field(description="autoscaling maximum", default=5)
+    mode: Literal["resize", "autoscale", "observe"] = Field(
+        description="who sizes the pool: `resize`: stages 02 and 07, by hand; `autoscale`: the cluster's autoscaler, "
+        "for pods that wait, and the stages set its bounds where they are in the way; `observe`: not this run, the "
+        "nodes must be there",
+        default="resize",
+    )
+    nodes: Count = Field(description="nodes that Pattern 3 needs, one GPU each; in all zones together")
+    min_nodes: int = Field(description="autoscaling minimum, in all zones together", strict=True, ge=0, default=0)
+    max_nodes: Count = Field(description="autoscaling maximum, in all zones together", default=5)
     ready_timeout_s: Seconds = Field(description="deadline for nodes to be Ready with allocatable GPUs", default=900)
 
     @model_validator(mode="after")

@@ -44,10 +44,35 @@ LOGIN = (
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """Autoscaling bounds as GKE takes them: nodes in each of the pool's zones or, with `totals`, of the whole pool."""
+
+    least: int
+    most: int
+    zones: int = 1
+    totals: bool = False
+
+    @property
+    def least_in_all(self) -> int:
+        """The lower bound in nodes of the pool."""
+        return self.least if self.totals else self.least * self.zones
+
+    @property
+    def most_in_all(self) -> int:
+        """The upper bound in nodes of the pool."""
+        return self.most if self.totals else self.most * self.zones
+
+    def __str__(self) -> str:
+        kind = "" if self.zones == 1 else " in all" if self.totals else f" in each of {self.zones} zones"
+        return f"{self.least} to {self.most}{kind}"
+
+
+@dataclass(frozen=True)
 class PoolState:
-    """A node pool as GKE describes it. Bounds are nodes per zone; its live size is not in it.
+    """A node pool as GKE describes it; its live size is not in it.
 
     Attributes:
+        bounds: of its autoscaling; None where that is off.
         provisioning: how its machines are had: `standard`, `spot`, `preemptible`, `flex-start` or `queued`.
         reservation: whether it takes from reservations: GKE's name of the affinity; empty where none is said.
     """
@@ -57,14 +82,17 @@ class PoolState:
     machine_type: str
     accelerator_type: str | None
     accelerator_count: int
-    autoscaling_enabled: bool
-    min_nodes: int
-    max_nodes: int
+    bounds: Bounds | None
     locations: tuple[str, ...]
     conditions: tuple[str, ...]
     version: str
     provisioning: str = "standard"
     reservation: str = ""
+
+    @property
+    def autoscaling(self) -> str:
+        """Its autoscaling in words."""
+        return str(self.bounds) if self.bounds else "off"
 
 
 @dataclass(frozen=True)
@@ -129,9 +157,7 @@ class GkePool:
             machine_type=pool.config.machine_type,
             accelerator_type=accelerators[0].accelerator_type if accelerators else None,
             accelerator_count=accelerators[0].accelerator_count if accelerators else 0,
-            autoscaling_enabled=pool.autoscaling.enabled,
-            min_nodes=pool.autoscaling.min_node_count,
-            max_nodes=pool.autoscaling.max_node_count,
+            bounds=_bounds(pool),
             locations=tuple(pool.locations),
             conditions=tuple(f"{condition.code.name}: {condition.message}" for condition in pool.conditions),
             version=pool.version,
@@ -151,16 +177,17 @@ class GkePool:
             autopilot=found.autopilot.enabled,
         )
 
-    def set_autoscaling(self, min_nodes: int, max_nodes: int) -> str:
-        """Switch autoscaling on with these bounds (nodes per zone), as gcloud does; the operation's name."""
-        bounds = {"enabled": True, "min_node_count": min_nodes, "max_node_count": max_nodes}
-        update = {"desired_node_pool_id": self._pool, "desired_node_pool_autoscaling": bounds}
+    def set_autoscaling(self, bounds: Bounds) -> str:
+        """Switch autoscaling on with these bounds, as gcloud does; the operation's name."""
+        total = "total_" if bounds.totals else ""
+        wanted = {"enabled": True, f"{total}min_node_count": bounds.least, f"{total}max_node_count": bounds.most}
+        update = {"desired_node_pool_id": self._pool, "desired_node_pool_autoscaling": wanted}
         request = {"name": self._cluster, "update": update}
         started = self._change("set autoscaling of", self.name, self._client.update_cluster, request=request)
         return str(started.name)
 
     def set_size(self, node_count: int) -> str:
-        """Ask for this many nodes per zone; the operation's name."""
+        """Ask for this many nodes in each of the pool's zones; the operation's name."""
         request = {"name": self.name, "node_count": node_count}
         started = self._change("resize node pool", self.name, self._client.set_node_pool_size, request=request)
         return str(started.name)
@@ -294,6 +321,15 @@ def _endpoints(cluster: Any) -> dict[str, str]:
         public = ""  # it keeps its address, and is closed
     found = {"public": public, "private": private, "dns": configured.dns_endpoint_config.endpoint}
     return {kind: address for kind, address in found.items() if address}
+
+
+def _bounds(pool: Any) -> Bounds | None:
+    scaling, zones = pool.autoscaling, max(1, len(pool.locations))
+    if not scaling.enabled:
+        return None
+    if scaling.total_max_node_count:
+        return Bounds(scaling.total_min_node_count, scaling.total_max_node_count, zones, totals=True)
+    return Bounds(scaling.min_node_count, scaling.max_node_count, zones)
 
 
 def _provisioning(pool: Any) -> str:

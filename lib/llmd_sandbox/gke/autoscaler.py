@@ -75,8 +75,9 @@ class Autoscaler:
                 ),
             )
         else:
+            limit = f"(max: {pool.autoscaling.most})"
             groups = [
-                f"{{{group_url(pool, zone)} {pool.targets[zone]}->{pool.targets[zone] + count} (max: {pool.autoscaling.most})}}"
+                f"{{{group_url(pool, zone)} {pool.targets[zone]}->{pool.targets[zone] + count} {limit}}}"
                 for zone, count in available.items()
                 if count
             ]

@@ -92,7 +92,7 @@ def test_the_plan_counts_what_the_option_leaves(
         ["pods serving b", "3", "0"],
         ["GPUs of the model servers", "0", pods],
         ["nodes of the pool", "3", pods],
-        ["autoscaling minimum of the pool (nodes)", "2", pods if pods == "1" else "0"],
+        ["autoscaling of the pool (nodes)", "2 to 5", "0 to 5"],
         ["HTTPRoute r", "absent", clients[0]],
         ["clients' address", gateway, gateway],
         ["clients' model name", clients[1], clients[2]],
