@@ -39,7 +39,7 @@ def judge(profile: Profile, pods: Sequence[Replica], nodes: set[str], said: Mapp
     helped = [name for name, text in said.items() if text.startswith(TRIGGERED)]
     refused = [f"{pod.name}: {said[pod.name]}" for pod in pods if pod not in placed and pod.name in said]
     whole = len(placed) == len(pods) >= profile.pattern3.replicas
-    observed = f"{len(placed)} of {len(pods)} on nodes of the pool, {len(helped)} of them waited and got a new one"
+    observed = f"{len(placed)} of {len(pods)} on nodes of the pool; new ones were made for {len(helped)}"
     if refused:
         observed = f"{len(placed)} of {len(pods)} on nodes of the pool; {refused[0]}"
     nothing_shown = whole and not helped

@@ -142,6 +142,25 @@ def test_sets_autoscaling_and_size_and_waits(gke: Site) -> None:
 
 
 @SLOW
+def test_sets_bounds_of_the_whole_pool(gke: Site) -> None:
+    bounds = Bounds(1, 5, totals=True)
+    pool().wait(pool().set_autoscaling(bounds), 60)
+    assert pool().describe().bounds == bounds
+
+
+@pytest.mark.parametrize(
+    ("bounds", "in_all", "said"),
+    [
+        (Bounds(1, 5), (1, 5), "1 to 5"),
+        (Bounds(1, 2, 3), (3, 6), "1 to 2 in each of 3 zones"),
+        (Bounds(1, 5, 3, totals=True), (1, 5), "1 to 5 in all"),
+    ],
+)
+def test_bounds_count_a_zone_or_the_pool(bounds: Bounds, in_all: tuple[int, int], said: str) -> None:
+    assert ((bounds.least_in_all, bounds.most_in_all), str(bounds)) == (in_all, said)
+
+
+@SLOW
 def test_a_second_operation_is_a_conflict_with_the_servers_words(gke: Site) -> None:
     running = pool().set_size(2)
     with pytest.raises(Conflict) as caught:
