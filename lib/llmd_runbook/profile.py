@@ -82,10 +82,21 @@ class Pool(_Section):
     cluster: str = Field(description="GKE cluster", min_length=1)
     name: Name = Field(description="node pool that holds the GPUs")
     accelerator: str = Field(description="value of the label `cloud.google.com/gke-accelerator`", min_length=1)
-    nodes: Count = Field(description="nodes that Pattern 3 needs, one GPU each")
-    min_nodes: int = Field(description="autoscaling minimum", strict=True, ge=0, default=0)
-    max_nodes: Count = Field(description="autoscaling maximum", default=5)
+    mode: Literal["resize", "autoscale", "observe"] = Field(
+        description="who sizes the pool: `resize`: stages 02 and 07, by hand; `autoscale`: the cluster's autoscaler, "
+        "for pods that wait, and the stages set its bounds where they are in the way; `observe`: not this run, the "
+        "nodes must be there",
+        default="resize",
+    )
+    nodes: Count = Field(description="nodes that Pattern 3 needs, one GPU each; in all zones together")
+    min_nodes: int = Field(description="autoscaling minimum, in all zones together", strict=True, ge=0, default=0)
+    max_nodes: Count = Field(description="autoscaling maximum, in all zones together", default=5)
     ready_timeout_s: Seconds = Field(description="deadline for nodes to be Ready with allocatable GPUs", default=900)
+    spot: str = Field(
+        description="name of a spot pool for Pattern 3's replicas, one node each, that stage 02 creates like the pool "
+        "and stage 07 deletes; empty: Pattern 3 runs on the pool",
+        default="",
+    )
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Pool:
@@ -93,7 +104,16 @@ class Pool(_Section):
             raise ValueError(f"max_nodes {self.max_nodes} is below nodes {self.nodes}: the pool could never hold them")
         if self.min_nodes > self.nodes:
             raise ValueError(f"min_nodes {self.min_nodes} is above nodes {self.nodes}")
+        if self.spot and self.mode != "resize":
+            raise ValueError(f"a spot pool is created and sized by the stages, and mode is {self.mode}")
+        if self.spot and _dns_label(self.spot) == self.name:
+            raise ValueError(f"spot {self.spot} is the pool's own name: give the spot pool another one")
         return self
+
+    @property
+    def of_pattern3(self) -> str:
+        """The pool whose nodes Pattern 3's replicas take."""
+        return self.spot or self.name
 
 
 class HelmRelease(_Section):

@@ -27,6 +27,7 @@ from llmd_runbook.profile import Profile
 GPU = "nvidia.com/gpu"
 NODE_POOL_LABEL = "cloud.google.com/gke-nodepool"
 ACCELERATOR_LABEL = "cloud.google.com/gke-accelerator"
+ZONE_LABEL = "topology.kubernetes.io/zone"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class GpuNode:
     accelerator: str
     schedulable: bool
     not_ready: str = ""
+    zone: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def node_view(node: Object) -> GpuNode:
         accelerator=meta.get("labels", {}).get(ACCELERATOR_LABEL, ""),
         schedulable=not spec.get("unschedulable", False),
         not_ready="" if ready["status"] == "True" else f"{ready.get('reason', '')}: {ready.get('message', '')}",
+        zone=meta.get("labels", {}).get(ZONE_LABEL, ""),
     )
 
 

@@ -77,6 +77,16 @@ Pattern2 = Annotated[
 Newest = Annotated[
     bool, typer.Option("--newest", help="Pattern 1 in llm-d's newest layout: the router chart and its picker v0.10.")
 ]
+GpuZones = Annotated[int, typer.Option(min=1, max=4, help="Zones of the GPU pool; GKE counts its sizes a zone.")]
+AutoscalerIdle = Annotated[
+    float | None,
+    typer.Option(
+        min=0.1,
+        help="An autoscaler acts on pools that have autoscaling, and removes nodes that are idle for so many seconds "
+        "(600 on GKE).  [default: none acts]",
+        show_default=False,
+    ),
+]
 ApiFaults = Annotated[
     Path | None,
     typer.Option(help="File of faults that the command meets at the API server (see `faults`).", dir_okay=False),
@@ -94,9 +104,25 @@ def up(
     route_lag_s: RouteLag = 0.0,
     pattern2: Pattern2 = False,
     newest: Newest = False,
+    gpu_zones: GpuZones = 1,
+    autoscaler_idle_s: AutoscalerIdle = None,
 ) -> None:
     """Bring a sandbox up in the background, with Pattern 1 serving; does nothing when it is up."""
-    fresh = _up(_order(name, engine, startup_scale, values, bare, node_grace_s, route_lag_s, pattern2, newest))
+    fresh = _up(
+        _order(
+            name,
+            engine,
+            startup_scale,
+            values,
+            bare,
+            node_grace_s,
+            route_lag_s,
+            pattern2,
+            newest,
+            gpu_zones,
+            autoscaler_idle_s,
+        )
+    )
     console.print(f"{name} {'is up' if fresh else 'was up already'}.  To use it in a shell:", highlight=False)
     typer.echo(f"source {site.Site.load(name).env_file}")
 
@@ -144,10 +170,26 @@ def run(
     api_faults: ApiFaults = None,
     pattern2: Pattern2 = False,
     newest: Newest = False,
+    gpu_zones: GpuZones = 1,
+    autoscaler_idle_s: AutoscalerIdle = None,
 ) -> None:
     """Run a command with the sandbox's environment; a sandbox started for it is taken down after it."""
     wanted = faults.load(api_faults) if api_faults else []
-    fresh = _up(_order(name, engine, startup_scale, values, bare, node_grace_s, route_lag_s, pattern2, newest))
+    fresh = _up(
+        _order(
+            name,
+            engine,
+            startup_scale,
+            values,
+            bare,
+            node_grace_s,
+            route_lag_s,
+            pattern2,
+            newest,
+            gpu_zones,
+            autoscaler_idle_s,
+        )
+    )
     try:
         variables = environment.merged(site.Site.load(name), assets.find(), os.environ)
         with ExitStack() as stack:
@@ -230,10 +272,24 @@ def _order(
     route_lag_s: float,
     pattern2: bool,
     newest: bool,
+    gpu_zones: int,
+    autoscaler_idle_s: float | None,
 ) -> Order:
     folder = values or Path(__file__).parents[2] / "parameters" / "helm"
     scale = site.STARTUP_SCALE[engine] if startup_scale is None else startup_scale
-    return Order(name, engine.value, scale, str(folder.absolute()), bare, node_grace_s, route_lag_s, pattern2, newest)
+    return Order(
+        name=name,
+        engine=engine.value,
+        startup_scale=scale,
+        values=str(folder.absolute()),
+        bare=bare,
+        node_grace_s=node_grace_s,
+        route_lag_s=route_lag_s,
+        pattern2=pattern2,
+        newest=newest,
+        gpu_zones=gpu_zones,
+        autoscaler_idle_s=autoscaler_idle_s,
+    )
 
 
 def _up(order: Order) -> bool:

@@ -50,7 +50,13 @@ class Site:
     """How long requests follow a change of routes after its conditions, before `startup_scale`."""
 
     gpu_nodes: int = 1
-    """Nodes of the GPU pool at first."""
+    """Nodes of the GPU pool at first, in each of its zones."""
+
+    gpu_zones: int = 1
+    """Zones of the GPU pool."""
+
+    autoscaler_idle_s: float | None = None
+    """An autoscaler acts on pools that have autoscaling, and removes nodes idle for so long; None: nothing acts."""
 
     @property
     def directory(self) -> Path:

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llmd_runbook.clients.gke import ENDPOINT_VARIABLE
+from llmd_runbook.clients.gke import ENDPOINT_VARIABLE, Bounds
 from llmd_runbook.clients.inference import Inference
 from llmd_runbook.clients.kubernetes import HTTP_ROUTES, PODS
 from llmd_runbook.errors import ClusterError, Conflict
@@ -276,9 +276,9 @@ def test_the_pool_passes_once_it_is_scaled(bench: Bench) -> None:
 
 @fails("pool.autoscaling")
 def test_somebody_changes_the_autoscaling(bench: Bench) -> None:
-    bench.pool.wait(bench.pool.set_autoscaling(1, 4), 60)
+    bench.pool.wait(bench.pool.set_autoscaling(Bounds(1, 4)), 60)
     found = bench.judge("02_scale_pool", scale_pool.verify)
-    bench.pool.wait(bench.pool.set_autoscaling(0, 5), 60)
+    bench.pool.wait(bench.pool.set_autoscaling(Bounds(3, 5)), 60)
     assert "1 to 4" in broken(found, "pool.autoscaling").observed
 
 
@@ -771,4 +771,5 @@ def test_nothing_leads_to_pattern_1(bench: Bench, tmp_path: Path) -> None:
 
 def test_every_check_has_a_case() -> None:
     import_module("tests.end_to_end.test_swap")  # it has the cases of the swap
+    import_module("tests.end_to_end.test_pool_modes")  # and that one those of an autoscaler
     assert sorted(COVERED) == sorted(spec.id for spec in all_checks())

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import yaml
 
-from llmd_runbook.clients.gke import GkePool
+from llmd_runbook.clients.gke import Bounds, GkePool
 from llmd_runbook.clients.kubernetes import PODS, connect
 from llmd_runbook.clients.lease import Lease
 from llmd_runbook.errors import Forbidden, LockLost
@@ -134,8 +134,8 @@ def test_a_stolen_lock_stops_the_stage_before_its_next_change(bench: Bench, monk
     scale_pool.plan(stage)
     real, allowed = GkePool.set_autoscaling, lock.guard(stage.profile)
 
-    def stolen(pool: GkePool, low: int, high: int) -> str:
-        begun = real(pool, low, high)
+    def stolen(pool: GkePool, bounds: Bounds) -> str:
+        begun = real(pool, bounds)
         bench.patch(holderIdentity="somebody-else", leaseDurationSeconds=1)
         until(lambda: lost(allowed))
         return begun

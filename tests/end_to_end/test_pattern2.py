@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmd_runbook.clients import cluster
-from llmd_runbook.clients.gke import GkePool
+from llmd_runbook.clients.gke import Bounds, GkePool
 from llmd_runbook.errors import EXIT_PASS
 from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT, load
 from llmd_runbook.run.store import all_runs
@@ -46,5 +46,5 @@ def test_pattern_2_stays_through_swap_and_cleanup(
         monkeypatch.setenv(name, value)
     profile = load(str(file))
     pool = profile.pool
-    assert GkePool(pool.project, pool.location, pool.cluster, pool.name).describe().max_nodes == 5
+    assert GkePool(pool.project, pool.location, pool.cluster, pool.name).describe().bounds == Bounds(0, 5)
     assert len(gpu_nodes(cluster.of(profile), pool.name)) == 2  # one for Pattern 1, one for Pattern 2

@@ -34,6 +34,11 @@ from llmd_runbook.errors import (
 
 ENDPOINT_VARIABLE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CONTAINER"
 
+SPOT_LABEL = "cloud.google.com/gke-spot"
+"""Label that GKE gives the nodes of spot pools, with the value `true`."""
+OURS_LABEL = "llmd-runbook/created"
+"""Label of the nodes of pools that this program created, with the value `true`."""
+
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 _CALL_TIMEOUT_S = 30.0
 _FIRST_INTERVAL_S, _LAST_INTERVAL_S, _INTERVAL_GROWTH = 0.2, 5.0, 1.5
@@ -44,12 +49,38 @@ LOGIN = (
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """Autoscaling bounds as GKE takes them: nodes in each of the pool's zones or, with `totals`, of the whole pool."""
+
+    least: int
+    most: int
+    zones: int = 1
+    totals: bool = False
+
+    @property
+    def least_in_all(self) -> int:
+        """The lower bound in nodes of the pool."""
+        return self.least if self.totals else self.least * self.zones
+
+    @property
+    def most_in_all(self) -> int:
+        """The upper bound in nodes of the pool."""
+        return self.most if self.totals else self.most * self.zones
+
+    def __str__(self) -> str:
+        kind = "" if self.zones == 1 else " in all" if self.totals else f" in each of {self.zones} zones"
+        return f"{self.least} to {self.most}{kind}"
+
+
+@dataclass(frozen=True)
 class PoolState:
-    """A node pool as GKE describes it. Bounds are nodes per zone; its live size is not in it.
+    """A node pool as GKE describes it; its live size is not in it.
 
     Attributes:
+        bounds: of its autoscaling; None where that is off.
         provisioning: how its machines are had: `standard`, `spot`, `preemptible`, `flex-start` or `queued`.
         reservation: whether it takes from reservations: GKE's name of the affinity; empty where none is said.
+        ours: whether this program created it.
     """
 
     name: str
@@ -57,14 +88,18 @@ class PoolState:
     machine_type: str
     accelerator_type: str | None
     accelerator_count: int
-    autoscaling_enabled: bool
-    min_nodes: int
-    max_nodes: int
+    bounds: Bounds | None
     locations: tuple[str, ...]
     conditions: tuple[str, ...]
     version: str
     provisioning: str = "standard"
     reservation: str = ""
+    ours: bool = False
+
+    @property
+    def autoscaling(self) -> str:
+        """Its autoscaling in words."""
+        return str(self.bounds) if self.bounds else "off"
 
 
 @dataclass(frozen=True)
@@ -129,14 +164,13 @@ class GkePool:
             machine_type=pool.config.machine_type,
             accelerator_type=accelerators[0].accelerator_type if accelerators else None,
             accelerator_count=accelerators[0].accelerator_count if accelerators else 0,
-            autoscaling_enabled=pool.autoscaling.enabled,
-            min_nodes=pool.autoscaling.min_node_count,
-            max_nodes=pool.autoscaling.max_node_count,
+            bounds=_bounds(pool),
             locations=tuple(pool.locations),
             conditions=tuple(f"{condition.code.name}: {condition.message}" for condition in pool.conditions),
             version=pool.version,
             provisioning=_provisioning(pool),
             reservation=_reservation(pool.config),
+            ours=pool.config.labels.get(OURS_LABEL) == "true",
         )
 
     def cluster(self) -> ClusterState:
@@ -151,18 +185,67 @@ class GkePool:
             autopilot=found.autopilot.enabled,
         )
 
-    def set_autoscaling(self, min_nodes: int, max_nodes: int) -> str:
-        """Switch autoscaling on with these bounds (nodes per zone), as gcloud does; the operation's name."""
-        bounds = {"enabled": True, "min_node_count": min_nodes, "max_node_count": max_nodes}
-        update = {"desired_node_pool_id": self._pool, "desired_node_pool_autoscaling": bounds}
+    def set_autoscaling(self, bounds: Bounds) -> str:
+        """Switch autoscaling on with these bounds, as gcloud does; the operation's name."""
+        total = "total_" if bounds.totals else ""
+        wanted = {"enabled": True, f"{total}min_node_count": bounds.least, f"{total}max_node_count": bounds.most}
+        update = {"desired_node_pool_id": self._pool, "desired_node_pool_autoscaling": wanted}
         request = {"name": self._cluster, "update": update}
         started = self._change("set autoscaling of", self.name, self._client.update_cluster, request=request)
         return str(started.name)
 
     def set_size(self, node_count: int) -> str:
-        """Ask for this many nodes per zone; the operation's name."""
+        """Ask for this many nodes in each of the pool's zones; the operation's name."""
         request = {"name": self.name, "node_count": node_count}
         started = self._change("resize node pool", self.name, self._client.set_node_pool_size, request=request)
+        return str(started.name)
+
+    def find(self) -> PoolState | None:
+        """The pool as it is now; None where there is none."""
+        try:
+            return self.describe()
+        except NotFound:
+            self.cluster()  # which says whether it is the pool that is not there
+            return None
+
+    def create_spot(self, like: str, zone: str, nodes: int) -> str:
+        """Create the pool as a spot one in one zone; the operation's name.
+
+        Machines, GPUs, disks, image and identity are those of the pool `like`. Nodes are tainted with the spot label:
+        only pods that tolerate it come.
+        """
+        from google.cloud.container_v1 import NodeConfig
+
+        self._before_change()
+        name = f"{self._cluster}/nodePools/{like}"
+        model = self._call("read node pool", name, self._client.get_node_pool, name=name).config
+        config = NodeConfig(
+            machine_type=model.machine_type,
+            accelerators=model.accelerators,
+            disk_size_gb=model.disk_size_gb,
+            disk_type=model.disk_type,
+            image_type=model.image_type,
+            service_account=model.service_account,
+            oauth_scopes=model.oauth_scopes,
+            spot=True,
+            labels={OURS_LABEL: "true"},
+            taints=[{"key": SPOT_LABEL, "value": "true", "effect": "NO_SCHEDULE"}],
+        )
+        wanted = {
+            "name": self._pool,
+            "config": config,
+            "initial_node_count": nodes,
+            "locations": [zone],
+            "management": {"auto_repair": True, "auto_upgrade": True},
+        }
+        request = {"parent": self._cluster, "node_pool": wanted}
+        started = self._change("create node pool", self.name, self._client.create_node_pool, request=request)
+        return str(started.name)
+
+    def delete(self) -> str:
+        """Delete the pool with its nodes; the operation's name."""
+        request = {"name": self.name}
+        started = self._change("delete node pool", self.name, self._client.delete_node_pool, request=request)
         return str(started.name)
 
     def operations(self) -> list[OperationState]:
@@ -294,6 +377,15 @@ def _endpoints(cluster: Any) -> dict[str, str]:
         public = ""  # it keeps its address, and is closed
     found = {"public": public, "private": private, "dns": configured.dns_endpoint_config.endpoint}
     return {kind: address for kind, address in found.items() if address}
+
+
+def _bounds(pool: Any) -> Bounds | None:
+    scaling, zones = pool.autoscaling, max(1, len(pool.locations))
+    if not scaling.enabled:
+        return None
+    if scaling.total_max_node_count:
+        return Bounds(scaling.total_min_node_count, scaling.total_max_node_count, zones, totals=True)
+    return Bounds(scaling.min_node_count, scaling.max_node_count, zones)
 
 
 def _provisioning(pool: Any) -> str:

@@ -14,6 +14,8 @@ MODULES = (
     "review_permissions",
     "beside",
     "scale_pool",
+    "spot_pool",
+    "autoscaler",
     "swap_patterns",
     "swap_gates",
     "swap_report",

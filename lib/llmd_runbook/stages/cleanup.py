@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from llmd_runbook.clients.gke import PoolState
 from llmd_runbook.clients.inference import Inference
 from llmd_runbook.clients.kubernetes import GATEWAYS, NODES, Kubernetes
 from llmd_runbook.errors import ClusterError
+from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun, StepHandle, changes
 from llmd_runbook.run.display import Shown
-from llmd_runbook.stages import beside, gate, site, swap_patterns, traffic
+from llmd_runbook.stages import beside, gate, plan_parts, site, spot_pool, swap_patterns, traffic
 from llmd_runbook.stages.cleanup_plan import nodes_after, pods_after
-from llmd_runbook.stages.plan_facts import POOL_CHANGE, release_change
-from llmd_runbook.stages.pool_changes import reach
+from llmd_runbook.stages.plan_facts import release_change
+from llmd_runbook.stages.pool_shrink import minimum_afterwards, shrink
+from llmd_runbook.stages.pool_size import left_for
 from llmd_runbook.topology import NODE_POOL_LABEL, endpoint, gpu_nodes, route_view
-from llmd_runbook.verdicts import Table, declare
+from llmd_runbook.verdicts import Check, Table, declare
 
 HOURS_PER_MONTH = 730
 
@@ -23,7 +26,8 @@ PODS = declare(
 )
 NODES_LEFT = declare(
     "cleanup.nodes",
-    "the GPU pool has the number of nodes that the option leaves, so nothing idle is paid for",
+    "the GPU pool has the nodes that the option leaves, or what GKE has for that many in several zones, so nothing "
+    "more that is idle is paid for",
     "run the stage again; the autoscaler or a pending pod may have added a node",
 )
 SERVES = declare(
@@ -59,6 +63,8 @@ def _apply(stage: StageRun) -> None:
             swap_patterns.install(stage, profile.pattern1)
     with stage.step("shrink the GPU pool") as step:
         _shrink(stage, kube, step)
+    if profile.pool.spot:
+        spot_pool.remove(stage, kube)
 
 
 def verify(stage: StageRun) -> Shown:
@@ -80,14 +86,9 @@ def verify(stage: StageRun) -> Shown:
         served, why = _serves(stage, step)
     expected = ", ".join(f"{pattern.model}: {count}" for pattern, count in pods_after(stage.profile))
     stage.check(PODS.judge(right, expected=expected, observed=", ".join(observed), evidence=evidence))
-    stage.check(
-        NODES_LEFT.judge(
-            len(nodes) == nodes_after(stage.profile),
-            expected=f"{nodes_after(stage.profile)} nodes",
-            observed=f"{len(nodes)} nodes",
-            evidence=[node.name for node in nodes],
-        )
-    )
+    stage.check(judge_nodes(profile, site.gke_pool(profile).describe(), [node.name for node in nodes]))
+    if profile.pool.spot:
+        spot_pool.verify_removed(stage, kube)
     wanted_service = "Pattern 1 answers" if profile.cleanup.option == "restore_pattern1" else "nothing answers"
     stage.check(SERVES.judge(served, expected=wanted_service, observed=why))
     beside.after(stage)
@@ -95,44 +96,26 @@ def verify(stage: StageRun) -> Shown:
 
 
 def _shrink(stage: StageRun, kube: Kubernetes, step: StepHandle) -> None:
-    """Set the pool's size; an autoscaling minimum above it is lowered first, or it would undo this."""
-    profile = stage.profile
     wanted = nodes_after(stage.profile)
-    pool = site.gke_pool(profile)
-    timeout_s = profile.pool.ready_timeout_s
-    before = len(gpu_nodes(kube, profile.pool.name))
+    shrink(stage, kube, step, wanted, least=wanted, minimum=minimum_afterwards(stage.profile, wanted))
 
-    def too_high_minimum() -> bool:
-        state = pool.describe()
-        return state.autoscaling_enabled and state.min_nodes > wanted
 
-    def lower() -> str:
-        gate.still_holds(stage, POOL_CHANGE)
-        return pool.set_autoscaling(wanted, pool.describe().max_nodes)
-
-    def resize() -> str:
-        gate.still_holds(stage, POOL_CHANGE)
-        return pool.set_size(wanted)
-
-    def other_size() -> bool:
-        return len(gpu_nodes(kube, profile.pool.name)) != wanted
-
-    with gate.recorded(stage, POOL_CHANGE):
-        lowered = reach(pool, step, timeout_s, missing=too_high_minimum, change=lower)
-    with gate.recorded(stage, POOL_CHANGE):
-        resized = reach(pool, step, timeout_s, missing=other_size, change=resize)
-    kube.wait(
-        NODES,
-        lambda nodes: len(nodes) == wanted,
-        what=f"{wanted} nodes in pool {profile.pool.name}",
-        timeout_s=profile.pool.ready_timeout_s,
-        remedy="look for pods that hold their node (disruption budgets), then run the stage again",
-        selector=f"{NODE_POOL_LABEL}={profile.pool.name}",
-    )
-    if lowered.operation and not resized.operation:
-        lowered.say(step, f"autoscaling minimum lowered to {wanted}", "")
-    else:
-        resized.say(step, f"{before} to {wanted} nodes", f"{wanted} nodes already")
+def judge_nodes(profile: Profile, state: PoolState, names: list[str]) -> Check:
+    """The pool's nodes against those that the option leaves; idle ones that others are to take prove nothing."""
+    wanted, zones, live = nodes_after(profile), max(1, len(state.locations)), len(names)
+    left = left_for(wanted, zones)
+    expected = f"{wanted} nodes" if left == wanted else f"{wanted} to {left} nodes: GKE counts {left // zones} a zone"
+    right: bool | None = wanted <= live <= left
+    remedy = ""
+    if live > left and profile.pool.mode != "resize":
+        right, price = None, (live - left) * profile.prices.gpu_node_usd_per_hour
+        idle = f"{live - left} nodes more than needed cost {price:.2f} USD/h"
+        remedy = (
+            f"{idle}; the autoscaler takes them once they are idle for ten minutes: look at the pool later"
+            if profile.pool.mode == "autoscale"
+            else f"{idle}; pool.mode observe leaves them: resize the pool, or let its autoscaler do it"
+        )
+    return NODES_LEFT.judge(right, expected=expected, observed=f"{live} nodes", evidence=names, remedy=remedy)
 
 
 def _serves(stage: StageRun, step: StepHandle) -> tuple[bool, str]:
@@ -161,10 +144,13 @@ def _costs(stage: StageRun, kube: Kubernetes, gpu: int) -> Shown:
     """What is still paid for: GPU nodes, other nodes, load balancers, the control plane."""
     profile, prices = stage.profile, stage.profile.prices
     nodes = kube.all(NODES)
-    others = [n for n in nodes if n["metadata"].get("labels", {}).get(NODE_POOL_LABEL) != profile.pool.name]
+    pools = [node["metadata"].get("labels", {}).get(NODE_POOL_LABEL) for node in nodes]
+    others = [pool for pool in pools if pool not in (profile.pool.name, profile.pool.of_pattern3)]
+    spot = profile.pool.spot
     gateways = [g for g in kube.all(GATEWAYS) if g.get("status", {}).get("addresses")]
     parts = [
         ("GPU nodes", gpu, prices.gpu_node_usd_per_hour),
+        *([("GPU nodes, spot", pools.count(spot), plan_parts.spot_price(profile))] if spot else []),
         ("other nodes", len(others), prices.cpu_node_usd_per_hour),
         ("Gateways with an address (load balancers)", len(gateways), prices.load_balancer_usd_per_hour),
         ("control plane", 1, prices.control_plane_usd_per_hour),

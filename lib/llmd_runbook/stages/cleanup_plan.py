@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmd_runbook.clients.gke import PoolState
 from llmd_runbook.clients.kubernetes import HTTP_ROUTES, Kubernetes
 from llmd_runbook.plans import Change, Duration, Plan
 from llmd_runbook.profile import Pattern, Profile
 from llmd_runbook.run import StageRun
-from llmd_runbook.stages import beside, gate, owned, plan_parts, site, traffic
+from llmd_runbook.stages import beside, gate, owned, plan_parts, site, spot_pool, traffic
 from llmd_runbook.stages.plan_facts import (
     POOL_CHANGE,
     ROUTE_CHANGE,
@@ -20,6 +21,9 @@ from llmd_runbook.stages.plan_facts import (
     rendered,
     route_facts,
 )
+from llmd_runbook.stages.pool_shrink import bounds_left, minimum_afterwards
+from llmd_runbook.stages.pool_size import left_for
+from llmd_runbook.stages.pool_target import nodes_left
 from llmd_runbook.topology import RouteView, gpu_nodes, route_of
 
 
@@ -36,6 +40,8 @@ def plan(stage: StageRun) -> None:
         release_change(profile.pattern3): lambda: release_facts(kube, profile, three),
         POOL_CHANGE: lambda: pool_facts(site.gke_pool(profile)),
     }
+    if profile.pool.spot:
+        readers[spot_pool.CHANGE] = lambda: spot_pool.facts(profile)
     if profile.cleanup.option == "restore_pattern1":
         readers[release_change(profile.pattern1)] = lambda: release_facts(kube, profile, one)
         readers[ROUTE_CHANGE] = lambda: route_facts(kube, profile)
@@ -49,7 +55,10 @@ def target(profile: Profile) -> dict[str, Any]:
         "option": option,
         "namespace": profile.namespace,
         "pool": f"projects/{pool.project}/locations/{pool.location}/clusters/{pool.cluster}/nodePools/{pool.name}",
+        "pool_mode": pool.mode,
         "nodes": nodes_after(profile),
+        "delete_pool": pool.spot or None,
+        "autoscaling_minimum": minimum_afterwards(profile, nodes_after(profile)),
     }
     if option == "scale_to_zero":
         return found | {"scale_to_zero": rendered(profile, profile.pattern3).servers.name}
@@ -87,16 +96,21 @@ def _plan(stage: StageRun, kube: Kubernetes, one: Rendered, three: Rendered) -> 
         first = plan_parts.look(kube, profile, one, comes=back)
         third = plan_parts.look(kube, profile, three, comes=False)
         left = one.pattern.replicas if back else 0
-        nodes, then = len(gpu_nodes(kube, profile.pool.name)), nodes_after(profile)
+        nodes, wanted = len(gpu_nodes(kube, profile.pool.name)), nodes_after(profile)
         state = site.gke_pool(profile).describe()
-        least = state.min_nodes if state.autoscaling_enabled else 0
+        then = nodes_left(profile, state, wanted, nodes, least=wanted)
+        bounds = bounds_left(profile, state, minimum_afterwards(profile, wanted))
         changes = [
             *plan_parts.release_changes(first, keep=True, replicas=left),
             *plan_parts.release_changes(third, keep=option == "scale_to_zero", replicas=0),
             plan_parts.gpu_change([first, third], left),
             Change("nodes of the pool", str(nodes), str(then)),
-            Change("autoscaling minimum of the pool (nodes)", str(least), str(min(least, then))),
+            Change("autoscaling of the pool (nodes)", state.autoscaling, str(bounds) if bounds else "off"),
         ]
+        if profile.pool.spot:
+            spot = site.spot_pool(profile).find()
+            spot_pool.require_ours(profile, spot)
+            changes += spot_pool.changes(profile, kube, spot, None)
         diffs = [] if option == "scale_to_zero" else plan_parts.removed_diffs(profile, third)
         compared = plan_parts.compare(kube, profile, first) if back else plan_parts.Compared([], [], [])
         here = kube.find(HTTP_ROUTES, profile.route.name, profile.namespace)
@@ -111,6 +125,8 @@ def _plan(stage: StageRun, kube: Kubernetes, one: Rendered, three: Rendered) -> 
             "GKE chooses which nodes go. One that holds Pattern 2 takes its pod along: it loads its model anew on a "
             f"node that stays, and {profile.pattern2.model} does not answer meanwhile."
         )
+    if not empty:
+        said += _idle_nodes(profile, state, nodes, wanted)
     if first.pods and not back:
         said.append(f"Pattern 1 still runs ({first.pods} pods) and is not removed: its pods lose their nodes.")
     return Plan(
@@ -118,11 +134,31 @@ def _plan(stage: StageRun, kube: Kubernetes, one: Rendered, three: Rendered) -> 
         [*said, *compared.warnings],
         diffs=diffs,
         durations=[] if empty else parts,
-        prices=plan_parts.prices(kube, profile, nodes_now=nodes, nodes_then=then),
+        prices=plan_parts.prices(kube, profile, nodes_now=nodes, nodes_then=then, spot_then=0),
         prices_as_of=plan_parts.as_of(profile),
         not_previewed=[*(plan_parts.NOT_PREVIEWED if back and not empty else []), *compared.unread],
         not_undone=[] if empty else _NOT_UNDONE,
     )
+
+
+def _idle_nodes(profile: Profile, state: PoolState, now: int, wanted: int) -> list[str]:
+    """What of the pool is not this run's to decide, or not GKE's to do."""
+    spare = now - wanted
+    if profile.pool.mode == "observe" and spare > 0:
+        return [f"pool.mode observe leaves the pool as it is: {spare} nodes will be idle, and are paid for."]
+    if profile.pool.mode == "autoscale" and spare > 0:
+        return [
+            f"The autoscaler takes the {spare} nodes that are idle then, ten minutes later; this stage waits "
+            f"{profile.pool.ready_timeout_s:.0f} s at most for it."
+        ]
+    zones = max(1, len(state.locations))
+    if (left := left_for(wanted, zones)) > wanted and profile.pool.mode == "resize":
+        price = (left - wanted) * profile.prices.gpu_node_usd_per_hour
+        return [
+            f"{wanted} nodes are needed, and GKE gives each of the pool's {zones} zones the same number: "
+            f"{left // zones} x {zones} = {left} nodes may be left, for {price:.2f} USD/h more."
+        ]
+    return []
 
 
 def _clients(kube: Kubernetes, profile: Profile, route: RouteView | None, third: plan_parts.Looked) -> list[Change]:

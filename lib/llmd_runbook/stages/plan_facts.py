@@ -12,7 +12,7 @@ from llmd_runbook.clients.releases.base import Driver
 from llmd_runbook.clients.releases.pending import half_done
 from llmd_runbook.profile import Pattern, Profile
 from llmd_runbook.stages import site, traffic
-from llmd_runbook.stages.pool_size import nodes_needed
+from llmd_runbook.stages.pool_size import arithmetic, nodes_needed
 from llmd_runbook.stages.site import ModelServers
 from llmd_runbook.topology import route_of
 
@@ -56,17 +56,30 @@ def target_nodes(profile: Profile, kube: Kubernetes) -> int:
     Raises:
         UsageError: more than the pool's maximum.
     """
-    beside = profile.pattern1.replicas
-    if profile.swap.strategy == "surge" and not _runs(kube, profile, rendered(profile, profile.pattern1).servers):
-        beside = 0
     return nodes_needed(
         profile.swap.strategy,
-        pool_nodes=profile.pool.nodes,
-        pattern1_replicas=beside,
-        pattern3_replicas=profile.pattern3.replicas,
+        pool_nodes=0 if profile.pool.spot else profile.pool.nodes,
+        pattern1_replicas=_replicas_beside(profile, kube),
+        pattern3_replicas=0 if profile.pool.spot else profile.pattern3.replicas,
         max_nodes=profile.pool.max_nodes,
         pattern2_replicas=profile.nodes_beside,
     )
+
+
+def target_sum(profile: Profile, kube: Kubernetes) -> str:
+    """The sum that `target_nodes` is."""
+    strategy, replicas, nodes = profile.swap.strategy, profile.pattern3.replicas, profile.pool.nodes
+    if profile.pool.spot:
+        replicas = nodes = 0
+    return arithmetic(strategy, nodes, _replicas_beside(profile, kube), replicas, profile.nodes_beside)[1]
+
+
+def _replicas_beside(profile: Profile, kube: Kubernetes) -> int:
+    """Pattern 1's replicas, those that a surge needs nodes for beside Pattern 3's."""
+    if profile.swap.strategy == "recreate" or profile.pool.spot:
+        return profile.pattern1.replicas
+    gone = not _runs(kube, profile, rendered(profile, profile.pattern1).servers)
+    return 0 if gone else profile.pattern1.replicas
 
 
 UNDER_WAY = "under way"
@@ -107,12 +120,11 @@ def pool_facts(pool: GkePool) -> dict[str, Any]:
     if busy := [f"{item.name} {item.type}" for item in pool.running_operations()]:
         return {UNDER_WAY: ", ".join(busy)}
     state = pool.describe()
-    bounds = f"{state.min_nodes} to {state.max_nodes}" if state.autoscaling_enabled else "off"
     gpus = f"{state.accelerator_count} x {state.accelerator_type}"
     return {
         f"node pool {state.name}: machine": f"{state.machine_type}, {gpus}",
         f"node pool {state.name}: zones": " ".join(state.locations),
-        f"node pool {state.name}: autoscaling": bounds,
+        f"node pool {state.name}: autoscaling": state.autoscaling,
     }
 
 

@@ -9,20 +9,22 @@ from dataclasses import dataclass
 from kubernetes.utils.quantity import parse_quantity
 
 from llmd_runbook.clients.gke import PoolState
-from llmd_runbook.clients.kubernetes import NODES, Object
-from llmd_runbook.errors import Forbidden, NotFound
-from llmd_runbook.profile import Pool
+from llmd_runbook.clients.kubernetes import NODES, Kubernetes, Object
+from llmd_runbook.errors import Forbidden, NotFound, UsageError
+from llmd_runbook.profile import Pool, Profile
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown
 from llmd_runbook.stages import site
+from llmd_runbook.stages.plan_facts import target_nodes
+from llmd_runbook.stages.pool_target import PoolTarget, pool_target
 from llmd_runbook.stages.review_configuration import rendered_pattern
 from llmd_runbook.stages.review_settings import ServerSettings, cannot_hold
-from llmd_runbook.topology import GPU, NODE_POOL_LABEL
+from llmd_runbook.topology import GPU, NODE_POOL_LABEL, ZONE_LABEL, GpuNode, node_view
 from llmd_runbook.verdicts import Check, Table, declare
 
 CAPACITY = declare(
     "pool.capacity",
-    "GKE reports no stock-out and no exceeded quota at the pool, and the pool can be resized by hand",
+    "GKE reports no stock-out and no exceeded quota at the pool, and its zones, bounds and kind give the nodes to come",
     "for a stock-out or quota: another zone, a reservation, a higher quota; a queued or flex-start pool gets nodes "
     "by ProvisioningRequest only: use a standard or spot pool",
 )
@@ -32,7 +34,6 @@ FITS = declare(
     "choose a larger machine type for the pool, or lower the requests in the values",
 )
 
-ZONE_LABEL = "topology.kubernetes.io/zone"
 _EXHAUSTED = ("STOCKOUT", "QUOTA_EXCEEDED")
 
 
@@ -57,25 +58,43 @@ def capacity(stage: StageRun) -> Shown:
             state = site.gke_pool(profile).describe()
         except (Forbidden, NotFound) as error:
             trouble = f"{error.what}: {error.reason}"
-        selector = f"{NODE_POOL_LABEL}={profile.pool.name}"
-        nodes = [node_gives(item) for item in site.kubernetes(profile).all(NODES, selector=selector)]
+        kube, selector = site.kubernetes(profile), f"{NODE_POOL_LABEL}={profile.pool.name}"
+        found = kube.all(NODES, selector=selector)
+        nodes = [node_gives(item) for item in found]
+        target, refused = _target(profile, kube, state, [node_view(item) for item in found])
         servers = rendered_pattern(profile, profile.pattern3).servers
         step.ok(trouble or f"{len(nodes)} nodes")
     wanted = profile.pool.nodes + profile.nodes_beside
-    stage.check(judge_capacity(state, trouble, live=len(nodes), wanted=wanted))
+    if target:
+        wanted = max(target.needed, target.then) if profile.pool.mode == "resize" else target.needed
+    stage.check(judge_capacity(state, trouble or refused, live=len(nodes), wanted=wanted))
     stage.check(judge_fit(servers, nodes))
     stage.note("Quota and reservations", quota_note(profile.pool, state, max(0, wanted - len(nodes))))
     zones = Counter(node.zone for node in nodes)
     places = sorted({*zones, *(state.locations if state else ())})
     if len(places) > 1:
         stage.note(
-            "A pool over several zones", "GKE's sizes and bounds are nodes a zone, the profile's are of the pool."
+            "A pool over several zones",
+            "The profile's sizes and bounds are of the whole pool; GKE's sizes count a zone. "
+            + (target.arithmetic if target else ""),
         )
     rows: list[list[str | int | float | None]] = [
         [zone, zones[zone], sum(node.gpus for node in nodes if node.zone == zone)] for zone in places
     ]
-    rows.append(["asked for", wanted, wanted])
+    rows.append(["asked for", wanted, wanted * (state.accelerator_count if state else 1)])
     return stage.table(Table(title="Live size of the GPU pool", columns=["zone", "nodes", "GPUs"], rows=rows))
+
+
+def _target(
+    profile: Profile, kube: Kubernetes, state: PoolState | None, nodes: Sequence[GpuNode]
+) -> tuple[PoolTarget | None, str]:
+    """What stage 02 would make of the pool, or why it would refuse to."""
+    if state is None:
+        return None, ""
+    try:
+        return pool_target(profile, state, nodes, target_nodes(profile, kube)), ""
+    except UsageError as error:
+        return None, f"{error.what}: {error.reason}"
 
 
 def node_gives(node: Object) -> NodeGives:
@@ -91,11 +110,12 @@ def node_gives(node: Object) -> NodeGives:
 
 
 def judge_capacity(state: PoolState | None, trouble: str, *, live: int, wanted: int) -> Check:
-    """What GKE itself says; `live` and `wanted` are nodes."""
+    """What GKE itself says, and what stands against the profile's sizes (`trouble`); `live`, `wanted`: nodes."""
     expected = f"no stock-out, no exceeded quota, a pool that can be resized to {max(live, wanted)} nodes"
     if state is None:
         return CAPACITY.judge(None, expected=expected, observed=trouble, remedy="ask for roles/container.viewer")
     wrong = [said for said in state.conditions if any(word in said for word in _EXHAUSTED)]
+    wrong += [trouble] if trouble else []
     if state.provisioning in ("queued", "flex-start"):
         wrong.append(f"the pool is a {state.provisioning} one")
     return CAPACITY.judge(

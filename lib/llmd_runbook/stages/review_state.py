@@ -87,7 +87,6 @@ def node_pool(stage: StageRun) -> Shown:
         )
     )
     stage.data["gpu_nodes"] = len(nodes)
-    scaling = f"{state.min_nodes} to {state.max_nodes}" if state.autoscaling_enabled else "off"
     return stage.table(
         Table(
             title="GPU node pool",
@@ -100,7 +99,7 @@ def node_pool(stage: StageRun) -> Shown:
                     state.accelerator_type,
                     len(nodes),
                     offered,
-                    scaling,
+                    state.autoscaling,
                 ]
             ],
         )

@@ -14,6 +14,7 @@ from llmd_runbook.clients.releases.helmfile import HelmfileDriver
 from llmd_runbook.errors import NotFound, ProfileError
 from llmd_runbook.profile import HelmReleases, Pattern, Profile
 from llmd_runbook.run import StepHandle, lock
+from llmd_runbook.stages import scale_events
 from llmd_runbook.topology import GPU, PoolView, Replica, pool_view, replica_view, selector_text, trouble
 
 
@@ -24,8 +25,17 @@ def kubernetes(profile: Profile) -> Kubernetes:
 
 def gke_pool(profile: Profile) -> GkePool:
     """The profile's GPU node pool."""
+    return _pool(profile, profile.pool.name)
+
+
+def spot_pool(profile: Profile) -> GkePool:
+    """The spot pool that the profile names for Pattern 3."""
+    return _pool(profile, profile.pool.spot)
+
+
+def _pool(profile: Profile, name: str) -> GkePool:
     pool = profile.pool
-    return GkePool(pool.project, pool.location, pool.cluster, pool.name, before_change=lock.guard(profile))
+    return GkePool(pool.project, pool.location, pool.cluster, name, before_change=lock.guard(profile))
 
 
 def driver(profile: Profile, pattern: Pattern, *, offline: bool = False) -> Driver:
@@ -132,7 +142,14 @@ def wait_for_replicas(
         views = _replicas(pods)
         ready = sum(view.ready for view in views)
         step.progress(f"{ready} of {pattern.replicas} replicas Ready", done=ready, total=pattern.replicas)
-        waiting = [f"{view.name}: {trouble(view.manifest) or view.phase}" for view in views if not view.ready]
+        autoscaler = _autoscaler(kube, profile, views)
+        waiting = [
+            f"{view.name}: {autoscaler.get(view.name) or trouble(view.manifest) or view.phase}"
+            for view in views
+            if not view.ready
+        ]
+        if autoscaler:
+            step.progress("; ".join(waiting), done=ready, total=pattern.replicas)
         return f"{ready} of {pattern.replicas} Ready" + ("; " + "; ".join(waiting) if waiting else "")
 
     def done(pods: list[Object]) -> list[Replica] | None:
@@ -151,6 +168,14 @@ def wait_for_replicas(
         selector=servers.selector,
         on_change=state,
     )
+
+
+def _autoscaler(kube: Kubernetes, profile: Profile, pods: list[Replica]) -> dict[str, str]:
+    """What the autoscaler says of pods that wait for a node, where it is the one that makes them."""
+    waiting = [pod.name for pod in pods if scale_events.waits_for_a_node(pod.manifest)]
+    if profile.pool.mode != "autoscale" or not waiting:
+        return {}
+    return scale_events.words(kube, profile.namespace, waiting)
 
 
 def wait_until_gone(

@@ -7,6 +7,7 @@ from llmd_runbook.errors import ClusterError, DeadlineExceeded
 from llmd_runbook.run import StageRun, StepHandle, changes
 from llmd_runbook.run.display import Shown
 from llmd_runbook.stages import (
+    autoscaler,
     beside,
     gate,
     site,
@@ -104,6 +105,7 @@ def verify(stage: StageRun) -> Shown:
         pods = site.server_pods(kube, profile.namespace, new_servers)
         route = route_view(kube, profile.namespace, profile.route.name)
         answered, said, evidence = _asked(stage, kube, step)
+    autoscaler.verify(stage)
     stage.check(GONE.judge(not left, expected="nothing left", observed=", ".join(left) or "nothing left"))
     ready = [pod for pod in pods if pod.ready and not pod.terminating]
     stage.check(

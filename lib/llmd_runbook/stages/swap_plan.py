@@ -24,7 +24,9 @@ from llmd_runbook.stages.plan_facts import (
     route_facts,
     target_nodes,
 )
+from llmd_runbook.stages.pool_shrink import bounds_left
 from llmd_runbook.stages.pool_size import nodes_needed
+from llmd_runbook.stages.pool_target import nodes_left
 from llmd_runbook.topology import gpu_nodes, route_of
 
 
@@ -82,7 +84,9 @@ def _require_announced_names(profile: Profile, new: Rendered) -> None:
 
 
 def nodes_afterwards(profile: Profile) -> int:
-    """Nodes that a surge leaves in the pool once Pattern 1 is gone."""
+    """Nodes that a surge leaves in the pool once Pattern 1 is gone; its own, where Pattern 3 is on a spot pool."""
+    if profile.pool.spot:
+        return profile.pattern1.replicas + profile.nodes_beside
     return nodes_needed(
         "recreate",
         pool_nodes=profile.pool.nodes,
@@ -117,7 +121,11 @@ def _plan(stage: StageRun, kube: Kubernetes, old: Rendered, new: Rendered) -> Pl
     gateways = len({new.pattern.gateway} - {old.pattern.gateway}) - len({old.pattern.gateway} - {new.pattern.gateway})
     parts = durations(stage)
     needed = target_nodes(profile, kube)
-    short = f"Nodes of the pool: {now}, needed: {needed}. Run stage 02 first, or pods will wait for a node."
+    short = f"Nodes of the pool: {now}, needed: {needed}. " + (
+        "The autoscaler makes them once pods wait for a GPU."
+        if profile.pool.mode == "autoscale"
+        else "Run stage 02 first, or pods will wait for a node."
+    )
     return Plan(
         changes,
         [
@@ -129,7 +137,11 @@ def _plan(stage: StageRun, kube: Kubernetes, old: Rendered, new: Rendered) -> Pl
         diffs=diffs,
         durations=[] if empty else parts,
         prices=plan_parts.prices(
-            kube, profile, nodes_now=now, nodes_then=_nodes_then(profile, now), gateways_more=0 if empty else gateways
+            kube,
+            profile,
+            nodes_now=now,
+            nodes_then=_nodes_then(profile, now, needed),
+            gateways_more=0 if empty else gateways,
         ),
         prices_as_of=plan_parts.as_of(profile),
         not_previewed=[*([] if empty else plan_parts.NOT_PREVIEWED), *compared.unread],
@@ -145,7 +157,7 @@ def _changes(profile: Profile, kube: Kubernetes, old: Rendered, new: Rendered) -
     gateway = route.gateways[0] if route and route.gateways else old.pattern.gateway
     moved, named = traffic.points_to(route, new.pattern), ", ".join(profile.names(new.pattern))
     return [
-        Change("nodes of the pool", str(nodes), str(_nodes_then(profile, nodes))),
+        *_pool_changes(profile, kube, nodes),
         Change(
             f"HTTPRoute {profile.route.name}",
             " ".join(route.backends) if route else "absent",
@@ -160,9 +172,23 @@ def _changes(profile: Profile, kube: Kubernetes, old: Rendered, new: Rendered) -
     ]
 
 
-def _nodes_then(profile: Profile, now: int) -> int:
-    """A surge shrinks the pool afterwards; `recreate` leaves it alone."""
-    return min(now, nodes_afterwards(profile)) if profile.swap.strategy == "surge" else now
+def _pool_changes(profile: Profile, kube: Kubernetes, now: int) -> list[Change]:
+    then = _nodes_then(profile, now, target_nodes(profile, kube))
+    changes = [Change("nodes of the pool", str(now), str(then))]
+    if profile.swap.strategy == "surge" and profile.pool.mode == "resize":
+        state = site.gke_pool(profile).describe()
+        bounds = bounds_left(profile, state, nodes_afterwards(profile))
+        changes.append(Change("autoscaling of the pool (nodes)", state.autoscaling, str(bounds) if bounds else "off"))
+    return changes
+
+
+def _nodes_then(profile: Profile, now: int, needed: int) -> int:
+    """A surge shrinks the pool afterwards; `recreate` leaves it alone; an autoscaler makes what pods wait for."""
+    if profile.pool.mode == "autoscale":
+        return max(now, needed)
+    if profile.swap.strategy == "recreate":
+        return now
+    return nodes_left(profile, site.gke_pool(profile).describe(), nodes_afterwards(profile), now, least=0)
 
 
 def warnings(profile: Profile, new: Rendered, at_most_s: float) -> list[str]:
@@ -174,7 +200,7 @@ def warnings(profile: Profile, new: Rendered, at_most_s: float) -> list[str]:
         warn = [
             f"For a while {more + new.pattern.replicas} GPUs are needed, {more} more than Pattern 3 alone: from its "
             f"installation until Pattern 1 has drained. The waits below may take {at_most_s:.0f} s in all, and "
-            "helm's work comes on top. Stage 02 sizes the pool for it, and it shrinks afterwards.",
+            f"helm's work comes on top. {_POOL_MEANWHILE[profile.pool.mode]}",
             said,
         ]
     else:
@@ -211,6 +237,12 @@ def durations(stage: StageRun) -> list[Duration]:
     ]
     return plan_parts.durations(stage, [*come, gone] if profile.swap.strategy == "surge" else [gone, *come])
 
+
+_POOL_MEANWHILE = {
+    "resize": "Stage 02 sizes the pool for it, and it shrinks afterwards.",
+    "autoscale": "The autoscaler makes the nodes, and takes those that are idle afterwards.",
+    "observe": "The nodes must be there, and they stay afterwards.",
+}
 
 _NOT_UNDONE = [
     "Requests that fail or end during the swap are lost.",

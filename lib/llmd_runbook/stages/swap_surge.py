@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from llmd_runbook.analysis.cutover import NEW, OLD
 from llmd_runbook.clients.inference import Endpoint
-from llmd_runbook.clients.kubernetes import NODES, Kubernetes
+from llmd_runbook.clients.kubernetes import Kubernetes
 from llmd_runbook.errors import DeadlineExceeded, GateFailed
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages import (
-    gate,
-    scale_pool,
+    gpu_wait,
+    pool_shrink,
     site,
     swap_compare,
     swap_drain,
     swap_gates,
+    swap_plan,
     swap_steps,
     traffic,
     verify,
 )
-from llmd_runbook.stages.plan_facts import POOL_CHANGE
-from llmd_runbook.stages.pool_changes import reach
 from llmd_runbook.stages.swap_probe import SwapProbe
-from llmd_runbook.topology import NODE_POOL_LABEL, endpoint, gpu_nodes
+from llmd_runbook.topology import endpoint
 from llmd_runbook.verdicts import Verdict
 
 _BEFORE = 40
@@ -68,29 +67,13 @@ def finish(stage: StageRun, probe: SwapProbe) -> None:
 def shrink(stage: StageRun) -> None:
     """Give the nodes back that only the overlap needed, and see that Pattern 3 is whole afterwards."""
     profile = stage.profile
+    kube = site.kubernetes(profile)
     with stage.step("shrink the GPU pool") as step:
-        kube, pool = site.kubernetes(profile), site.gke_pool(profile)
-        before, wanted = len(gpu_nodes(kube, profile.pool.name)), profile.pool.nodes + profile.nodes_beside
-        timeout_s = profile.pool.ready_timeout_s
-
-        def too_many() -> bool:
-            return len(gpu_nodes(kube, profile.pool.name)) > wanted
-
-        def resize() -> str:
-            gate.still_holds(stage, POOL_CHANGE)
-            return pool.set_size(wanted)
-
-        with gate.recorded(stage, POOL_CHANGE):
-            reached = reach(pool, step, timeout_s, missing=too_many, change=resize)
-        kube.wait(
-            NODES,
-            lambda nodes: len(nodes) <= wanted,
-            what=f"{wanted} nodes in pool {profile.pool.name}",
-            timeout_s=timeout_s,
-            remedy="look for pods that hold their node (disruption budgets), then run the stage again",
-            selector=f"{NODE_POOL_LABEL}={profile.pool.name}",
-        )
-        reached.say(step, f"{before} to {wanted} nodes", f"{min(before, wanted)} nodes already")
+        if profile.pool.mode == "autoscale":
+            step.skipped("the autoscaler takes what is idle")
+        else:
+            wanted = swap_plan.nodes_afterwards(profile)
+            pool_shrink.shrink(stage, kube, step, wanted, least=0, minimum=wanted)
     with stage.step("see that no replica went with a node") as step:
         servers = site.model_servers(site.driver(profile, profile.pattern3).render(), profile)
         pods = site.wait_for_replicas(kube, profile, profile.pattern3, servers, step)
@@ -104,16 +87,18 @@ def wait_for_gpus(stage: StageRun, kube: Kubernetes) -> None:
         DeadlineExceeded: GPUs are missing; how many, and what to do.
     """
     profile = stage.profile
-    old = len(swap_steps.pods_of(stage, kube, profile.pattern1))
-    needed = old + profile.pattern3.replicas
+    if profile.pool.mode == "autoscale":
+        return  # the nodes come for pods that wait
+    old = 0 if profile.pool.spot else len(swap_steps.pods_of(stage, kube, profile.pattern1))
+    needed, pool = old + profile.pattern3.replicas, profile.pool.of_pattern3
     with stage.step(f"wait for {needed} nodes with GPUs") as step:
         try:
-            usable = scale_pool.wait_for_gpus(kube, profile.pool.name, needed, profile.pool.ready_timeout_s, step)
+            usable = gpu_wait.wait_for_gpus(kube, pool, needed, profile.pool.ready_timeout_s, step)
         except DeadlineExceeded as error:
             raise DeadlineExceeded(
                 f"surge needs {needed} GPU nodes at once: {old} for Pattern 1 and {profile.pattern3.replicas} "
                 "for Pattern 3; nothing was changed",
-                where=f"pool {profile.pool.name}",
+                where=f"pool {pool}",
                 reason=error.reason,
                 remedy="run stage 02, which sizes the pool for surge; where there are no more GPUs, "
                 "set swap.strategy to recreate",

@@ -28,6 +28,7 @@ _HTTP_STATUS = {
     "FAILED_PRECONDITION": 400,
     "PERMISSION_DENIED": 403,
     "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
 }
 
 
@@ -44,21 +45,27 @@ class GoogleError(Exception):
         return {"error": {"code": self.http_status, "message": self.message, "status": self.status}}
 
 
-def group_hash(pool: Pool) -> str:
-    """The eight hexadecimal digits that GKE puts into the names of a pool's instance group and nodes."""
-    return hashlib.sha256(f"{CLUSTER}/{pool.name}".encode()).hexdigest()[:8]
+def group(pool: Pool, zone: str) -> str:
+    """Name of a pool's instance group in a zone; GKE puts eight hexadecimal digits there and into its nodes' names."""
+    digits = hashlib.sha256(f"{CLUSTER}/{pool.name}/{zone}".encode()).hexdigest()[:8]
+    return f"gke-{CLUSTER}-{pool.name}-{digits}-grp"
+
+
+def group_url(pool: Pool, zone: str) -> str:
+    """Where Compute Engine has a pool's instance group of a zone."""
+    return f"{_COMPUTE}/projects/{PROJECT}/zones/{zone}/instanceGroupManagers/{group(pool, zone)}"
 
 
 def autoscaling(bounds: Autoscaling) -> Json:
     """NodePoolAutoscaling; empty when off, as GKE leaves defaults out."""
     if not bounds.enabled:
         return {}
-    return {
-        "enabled": True,
-        "minNodeCount": bounds.min_nodes,
-        "maxNodeCount": bounds.max_nodes,
-        "locationPolicy": "BALANCED",
-    }
+    counts = (
+        {"totalMinNodeCount": bounds.total_min_nodes, "totalMaxNodeCount": bounds.total_max_nodes}
+        if bounds.totals
+        else {"minNodeCount": bounds.min_nodes, "maxNodeCount": bounds.max_nodes}
+    )
+    return {"enabled": True, **counts, "locationPolicy": "BALANCED"}
 
 
 def node_pool(pool: Pool, state: State, version: str) -> Json:
@@ -73,24 +80,30 @@ def node_pool(pool: Pool, state: State, version: str) -> Json:
         config["accelerators"] = [
             {"acceleratorCount": str(pool.accelerator_count), "acceleratorType": pool.accelerator}
         ]
-        config["taints"] = [{**GPU_TAINT, "effect": "NO_SCHEDULE"}]
+        config["taints"] = [{**taint, "effect": "NO_SCHEDULE"} for taint in [GPU_TAINT, *pool.taints]]
+    if pool.spot:
+        config["spot"] = True
+    if pool.labels:
+        config["labels"] = pool.labels
     running = state.running()
-    busy = running is not None and running.goal.pool == pool.name
+    goal = running.goal if running is not None and running.goal.pool == pool.name else None
+    status = "RUNNING_WITH_ERROR" if pool.stockout else "RUNNING"
+    if goal is not None:
+        status = "PROVISIONING" if goal.created else "STOPPING" if goal.deleted else "RECONCILING"
     conditions = []
     if pool.stockout:
         conditions = [{"code": "GCE_STOCKOUT", "canonicalCode": "RESOURCE_EXHAUSTED", "message": pool.stockout}]
-    group = f"gke-{CLUSTER}-{pool.name}-{group_hash(pool)}-grp"
     return {
         "name": pool.name,
         "config": config,
         "initialNodeCount": pool.initial_node_count,
         "autoscaling": autoscaling(pool.autoscaling),
         "management": {"autoUpgrade": True, "autoRepair": True},
-        "locations": [LOCATION],
+        "locations": list(pool.targets),
         "selfLink": f"{_CLUSTER_LINK}/nodePools/{pool.name}",
         "version": version,
-        "instanceGroupUrls": [f"{_COMPUTE}/projects/{PROJECT}/zones/{LOCATION}/instanceGroupManagers/{group}"],
-        "status": "RECONCILING" if busy else "RUNNING_WITH_ERROR" if pool.stockout else "RUNNING",
+        "instanceGroupUrls": [group_url(pool, zone) for zone in pool.targets],
+        "status": status,
         "conditions": conditions,
     }
 

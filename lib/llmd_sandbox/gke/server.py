@@ -19,11 +19,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from llmd_sandbox.gke import replies
+from llmd_sandbox.gke.autoscaler import Autoscaler
 from llmd_sandbox.gke.nodes import Nodes
 from llmd_sandbox.gke.operations import Operations
 from llmd_sandbox.gke.reclaim import Reclaim
 from llmd_sandbox.gke.replies import GoogleError, Json
-from llmd_sandbox.gke.state import CLUSTER, LOCATION, PROJECT, Autoscaling, Goal, Operation, Pool, State
+from llmd_sandbox.gke.state import CLUSTER, LOCATION, PROJECT, ZONES, Autoscaling, Goal, Operation, Pool, State
 from llmd_sandbox.kube import KubeApi
 from llmd_sandbox.site import Site
 
@@ -48,10 +49,13 @@ class GkeServer:
         self._version = ""
         site.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = site.directory / "gke.json"
-        self._state = State.load(file, site.gpu_nodes)
+        self._state = State.load(file, site.gpu_nodes, site.gpu_zones)
         self._nodes = Nodes(api, site.startup_scale)
         self._operations = Operations(self._state, file, self._nodes, site.startup_scale)
         self._reclaim = Reclaim(api, self._nodes.known, site.startup_scale)
+        self._autoscaler = Autoscaler(
+            api, self._state, self._nodes, self._operations, idle_s=site.autoscaler_idle_s, scale=site.startup_scale
+        )
 
     async def run(self) -> None:
         """Serve until cancelled.
@@ -60,7 +64,7 @@ class GkeServer:
             OSError: the address is taken.
         """
         listener = socket.create_server(self._site.gke)
-        watch = asyncio.gather(self._nodes.watch(), self._reclaim.run(), self._refill())
+        watch = asyncio.gather(self._nodes.watch(), self._reclaim.run(), self._refill(), self._autoscaler.run())
         try:
             self._version = (await self._api.get("/version"))["gitVersion"].removeprefix("v")
             await self._nodes.synced()
@@ -86,7 +90,9 @@ class GkeServer:
                 Route(_CLUSTER, self._get_cluster, methods=get),
                 Route(_CLUSTER, self._update_cluster, methods=["PUT"]),
                 Route(_CLUSTER + "/nodePools", self._list_pools, methods=get),
+                Route(_CLUSTER + "/nodePools", self._create_pool, methods=post),
                 Route(_POOL, self._get_pool, methods=get),
+                Route(_POOL, self._delete_pool, methods=["DELETE"]),
                 Route(_LOCATION + "/operations", self._list_operations, methods=get),
                 Route(_OPERATION, self._get_operation, methods=get),
                 Route("/faults", self._set_faults, methods=["PUT"]),
@@ -134,6 +140,20 @@ class GkeServer:
         _require_cluster(request, "clusters.get")
         pool = self._pool(request, request.path_params["pool"])
         return JSONResponse(replies.node_pool(pool, self._state, self._version))
+
+    async def _create_pool(self, request: Request) -> Response:
+        _require_cluster(request, "clusters.update")
+        pool = _new_pool((await _body(request)).get("nodePool", {}))
+        if self._state.pool(pool.name):
+            name = f"{_cluster_name(request)}/nodePools/{pool.name}"
+            raise GoogleError("ALREADY_EXISTS", f"Already exists: {name}.")
+        goal = Goal(pool=pool.name, node_count=pool.initial_node_count, created=pool)
+        return self._started("CREATE_NODE_POOL", goal)
+
+    async def _delete_pool(self, request: Request) -> Response:
+        _require_cluster(request, "clusters.update")
+        pool = self._pool(request, request.path_params["pool"])
+        return self._started("DELETE_NODE_POOL", Goal(pool=pool.name, deleted=True))
 
     async def _set_size(self, request: Request) -> Response:
         _require_cluster(request, "clusters.update")
@@ -242,18 +262,50 @@ def _cluster_name(request: Request) -> str:
 
 
 def _autoscaling_goal(pool: Pool, wanted: Json) -> Goal:
-    names = {"enabled": "enabled", "minNodeCount": "min_nodes", "maxNodeCount": "max_nodes"}
+    names = {
+        "enabled": "enabled",
+        "minNodeCount": "min_nodes",
+        "maxNodeCount": "max_nodes",
+        "totalMinNodeCount": "total_min_nodes",
+        "totalMaxNodeCount": "total_max_nodes",
+    }
     try:
         bounds = Autoscaling(**{names[name]: value for name, value in wanted.items() if name in names})
     except ValidationError as error:
         raise GoogleError("INVALID_ARGUMENT", f"Invalid autoscaling: {error.errors()[0]['msg']}.") from error
-    if bounds.enabled and not 0 <= bounds.min_nodes <= bounds.max_nodes >= 1:
+    if bounds.totals and (bounds.min_nodes or bounds.max_nodes):
+        raise GoogleError(
+            "INVALID_ARGUMENT", "Autoscaling is bounded by node counts a zone or by total node counts, not by both."
+        )
+    if bounds.enabled and not 0 <= bounds.least <= bounds.most >= 1:
         raise GoogleError(
             "INVALID_ARGUMENT",
             f"Autoscaling needs 0 <= min_node_count <= max_node_count and max_node_count >= 1, "
-            f"not {bounds.min_nodes} and {bounds.max_nodes}.",
+            f"not {bounds.least} and {bounds.most}.",
         )
     return Goal(pool=pool.name, autoscaling=bounds)
+
+
+def _new_pool(wanted: Json) -> Pool:
+    """A pool as its creation asks for it; machines start when the operation runs."""
+    config = wanted.get("config", {})
+    accelerators = config.get("accelerators") or [{}]
+    zones, count = wanted.get("locations") or [LOCATION], wanted.get("initialNodeCount", 0)
+    if not wanted.get("name") or not set(zones) <= set(ZONES) or not 0 <= count <= _MAX_NODES:
+        raise GoogleError(
+            "INVALID_ARGUMENT", f"A node pool needs a name, zones of {', '.join(ZONES)} and a node count."
+        )
+    return Pool(
+        name=wanted["name"],
+        machine_type=config.get("machineType", "e2-medium"),
+        initial_node_count=count,
+        targets=dict.fromkeys(zones, 0),
+        accelerator=accelerators[0].get("acceleratorType"),
+        accelerator_count=int(accelerators[0].get("acceleratorCount", 0)),
+        spot=config.get("spot", False),
+        labels=config.get("labels", {}),
+        taints=[taint | {"effect": "NoSchedule"} for taint in config.get("taints", [])],
+    )
 
 
 async def _body(request: Request) -> Json:

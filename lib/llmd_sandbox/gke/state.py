@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 PROJECT = "sandbox-project"
 PROJECT_NUMBER = "100000000001"
 LOCATION = "us-central1-a"
+ZONES = tuple(f"us-central1-{letter}" for letter in "abcf")
+"""Those of the region that have T4s; the cluster's own comes first."""
 CLUSTER = "llm-d-cluster"
 GPU_TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
 
@@ -23,32 +25,60 @@ class _Model(BaseModel):
 
 
 class Autoscaling(_Model):
-    """Bounds in nodes per zone; the cluster has one zone. No autoscaler acts on them in the sandbox."""
+    """Bounds in nodes a zone or, where `total_max_nodes` is set, in nodes of the whole pool, as GKE has them."""
 
     enabled: bool = False
     min_nodes: int = 0
     max_nodes: int = 0
+    total_min_nodes: int = 0
+    total_max_nodes: int = 0
+
+    @property
+    def totals(self) -> bool:
+        """Whether the bounds are of the whole pool."""
+        return self.total_max_nodes > 0
+
+    @property
+    def least(self) -> int:
+        """The lower bound, in nodes a zone or of the pool."""
+        return self.total_min_nodes if self.totals else self.min_nodes
+
+    @property
+    def most(self) -> int:
+        """The upper bound, in nodes a zone or of the pool."""
+        return self.total_max_nodes if self.totals else self.max_nodes
 
 
 class Pool(_Model):
-    """A node pool; `target_size` is what its instance group was last asked for, in nodes."""
+    """A node pool with one instance group a zone; `targets` has the nodes that each was last asked for."""
 
     name: str
     machine_type: str
     initial_node_count: int
-    target_size: int
+    targets: dict[str, int]
     accelerator: str | None = None
     accelerator_count: int = 0
     autoscaling: Autoscaling = Field(default_factory=Autoscaling)
     stockout: str | None = None
+    spot: bool = False
+    labels: dict[str, str] = Field(default_factory=dict)
+    taints: list[dict[str, str]] = Field(default_factory=list)
+    """Labels and taints that were asked for when it was created, as Nodes have them."""
+
+    @property
+    def target_size(self) -> int:
+        """Nodes that all its instance groups were last asked for."""
+        return sum(self.targets.values())
 
 
 class Goal(_Model):
-    """What an operation is to bring about; an operation that was interrupted is taken up again from it."""
+    """What an operation is to bring about, `node_count` in each zone; an interrupted one is taken up again from it."""
 
     pool: str
     node_count: int | None = None
     autoscaling: Autoscaling | None = None
+    created: Pool | None = None
+    deleted: bool = False
 
 
 class Operation(_Model):
@@ -66,12 +96,12 @@ class Operation(_Model):
 
 def _initial_pools() -> list[Pool]:
     return [
-        Pool(name="default-pool", machine_type="e2-standard-4", initial_node_count=1, target_size=1),
+        Pool(name="default-pool", machine_type="e2-standard-4", initial_node_count=1, targets={LOCATION: 1}),
         Pool(
             name="nvidia-t4-pool",
             machine_type="n1-standard-4",
             initial_node_count=1,
-            target_size=1,
+            targets={LOCATION: 1},
             accelerator="nvidia-tesla-t4",
             accelerator_count=1,
         ),
@@ -88,14 +118,15 @@ class State(_Model):
     operations: list[Operation] = Field(default_factory=list)
 
     @staticmethod
-    def load(file: Path, gpu_nodes: int = 1) -> State:
-        """The state as last saved, or that of a new cluster with so many GPU nodes."""
+    def load(file: Path, gpu_nodes: int = 1, gpu_zones: int = 1) -> State:
+        """The state as last saved, or that of a new cluster with so many GPU nodes in each of so many zones."""
         if file.exists():
             return State.model_validate_json(file.read_text())
         fresh = State()
         for pool in fresh.pools:
             if pool.accelerator:
-                pool.initial_node_count = pool.target_size = gpu_nodes
+                pool.initial_node_count = gpu_nodes
+                pool.targets = dict.fromkeys(ZONES[:gpu_zones], gpu_nodes)
         return fresh
 
     def save(self, file: Path) -> None:

@@ -30,7 +30,17 @@ def main(name: str) -> int:
     progress = Progress(site.directory, order.asked)
     try:
         gpu_nodes = 2 if order.pattern2 else 1
-        wanted = Site(name, 0, order.engine, order.startup_scale, order.node_grace_s, order.route_lag_s, gpu_nodes)
+        wanted = Site(
+            name,
+            0,
+            engine=order.engine,
+            startup_scale=order.startup_scale,
+            node_grace_s=order.node_grace_s,
+            route_lag_s=order.route_lag_s,
+            gpu_nodes=gpu_nodes,
+            gpu_zones=order.gpu_zones,
+            autoscaler_idle_s=order.autoscaler_idle_s,
+        )
         site, guard = claim(wanted)
         with guard:
             site.save()

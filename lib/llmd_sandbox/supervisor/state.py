@@ -26,6 +26,8 @@ class Order:
     route_lag_s: float = 0.0
     pattern2: bool = False
     newest: bool = False
+    gpu_zones: int = 1
+    autoscaler_idle_s: float | None = None
     asked: float = field(default_factory=time.time)
 
     def save(self, directory: Path) -> None:

@@ -34,7 +34,13 @@ class Gke:
 
     def get_node_pool(self, *, name: str, timeout: float) -> Any:
         self._calls.read()
-        bounds = SimpleNamespace(enabled=self.enabled, min_node_count=self.least, max_node_count=self.most)
+        bounds = SimpleNamespace(
+            enabled=self.enabled,
+            min_node_count=self.least,
+            max_node_count=self.most,
+            total_min_node_count=0,
+            total_max_node_count=0,
+        )
         accelerator = SimpleNamespace(accelerator_type="t4", accelerator_count=1)
         return SimpleNamespace(
             name=name.rsplit("/", 1)[1],
@@ -45,6 +51,7 @@ class Gke:
                 flex_start=False,
                 spot=False,
                 preemptible=False,
+                labels={},
                 reservation_affinity=SimpleNamespace(
                     values=[], consume_reservation_type=SimpleNamespace(name="UNSPECIFIED")
                 ),

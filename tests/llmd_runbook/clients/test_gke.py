@@ -19,7 +19,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.container_v1 import ClusterManagerClient, NodePool
 from google.cloud.container_v1.services.cluster_manager.transports import ClusterManagerRestTransport
 
-from llmd_runbook.clients.gke import ENDPOINT_VARIABLE, GkePool, OperationState
+from llmd_runbook.clients.gke import ENDPOINT_VARIABLE, Bounds, GkePool, OperationState
 from llmd_runbook.errors import (
     ApiError,
     Conflict,
@@ -116,7 +116,7 @@ def test_describes_pool_and_cluster(gke: Site) -> None:
     state = pool().describe()
     assert (state.name, state.status, state.machine_type) == ("nvidia-t4-pool", "RUNNING", "n1-standard-4")
     assert (state.accelerator_type, state.accelerator_count) == ("nvidia-tesla-t4", 1)
-    assert (state.autoscaling_enabled, state.min_nodes, state.max_nodes) == (False, 0, 0)
+    assert state.bounds is None
     assert (state.locations, state.conditions, state.version) == (("us-central1-a",), (), "1.36.3")
     assert pool("default-pool").describe().accelerator_type is None
     cluster = pool().cluster()
@@ -129,7 +129,7 @@ def test_describes_pool_and_cluster(gke: Site) -> None:
 @SLOW
 def test_sets_autoscaling_and_size_and_waits(gke: Site) -> None:
     seen: list[tuple[OperationState, float]] = []
-    scaling = pool().set_autoscaling(0, 3)
+    scaling = pool().set_autoscaling(Bounds(0, 3))
     pool().wait(scaling, 60)
     resizing = pool().set_size(2)
     assert [operation.name for operation in pool().running_operations()] == [resizing]
@@ -138,14 +138,55 @@ def test_sets_autoscaling_and_size_and_waits(gke: Site) -> None:
     assert seen[-1][0] == done
     assert pool().running_operations() == []
     state = pool().describe()
-    assert (state.autoscaling_enabled, state.min_nodes, state.max_nodes) == (True, 0, 3)
+    assert state.bounds == Bounds(0, 3)
+
+
+@SLOW
+def test_sets_bounds_of_the_whole_pool(gke: Site) -> None:
+    bounds = Bounds(1, 5, totals=True)
+    pool().wait(pool().set_autoscaling(bounds), 60)
+    assert pool().describe().bounds == bounds
+
+
+@SLOW
+def test_a_spot_pool_is_created_like_another_found_and_deleted(gke: Site) -> None:
+    spot = pool("spot")
+    assert spot.find() is None
+    spot.wait(spot.create_spot("nvidia-t4-pool", "us-central1-b", 0), 60)
+    found, like = spot.find(), pool().describe()
+    assert found is not None
+    assert (found.provisioning, found.ours, found.locations) == ("spot", True, ("us-central1-b",))
+    assert (found.machine_type, found.accelerator_type) == (like.machine_type, like.accelerator_type)
+    assert (like.provisioning, like.ours) == ("standard", False)
+    spot.wait(spot.delete(), 60)
+    assert spot.find() is None
+    with pytest.raises(NotFound):
+        spot.delete()
+
+
+@pytest.mark.usefixtures("gke")
+def test_that_a_pool_is_not_there_is_not_said_of_a_cluster_that_is_not_there() -> None:
+    with pytest.raises(NotFound, match="cannot read cluster"):
+        GkePool("sandbox-project", "us-central1-a", "other", "spot").find()
+
+
+@pytest.mark.parametrize(
+    ("bounds", "in_all", "said"),
+    [
+        (Bounds(1, 5), (1, 5), "1 to 5"),
+        (Bounds(1, 2, 3), (3, 6), "1 to 2 in each of 3 zones"),
+        (Bounds(1, 5, 3, totals=True), (1, 5), "1 to 5 in all"),
+    ],
+)
+def test_bounds_count_a_zone_or_the_pool(bounds: Bounds, in_all: tuple[int, int], said: str) -> None:
+    assert ((bounds.least_in_all, bounds.most_in_all), str(bounds)) == (in_all, said)
 
 
 @SLOW
 def test_a_second_operation_is_a_conflict_with_the_servers_words(gke: Site) -> None:
     running = pool().set_size(2)
     with pytest.raises(Conflict) as caught:
-        pool().set_autoscaling(0, 3)
+        pool().set_autoscaling(Bounds(0, 3))
     assert caught.value.reason == f"Cluster is running incompatible operation {running}."
     pool().wait(running, 60)
 
@@ -165,9 +206,9 @@ def test_a_second_operators_operation_is_named_and_waited_for(gke: Site) -> None
     assert other.describe().status == "RECONCILING"
     assert mine.cluster().status == "RECONCILING"
     mine.wait(theirs, 60)
-    assert mine.wait(mine.set_autoscaling(0, 2), 60).error == ""
-    assert other.describe().autoscaling_enabled is False
-    assert mine.describe().max_nodes == 2
+    assert mine.wait(mine.set_autoscaling(Bounds(0, 2)), 60).error == ""
+    assert other.describe().bounds is None
+    assert mine.describe().bounds == Bounds(0, 2)
 
 
 @SLOW

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from llmd_runbook.clients.gke import OperationState, PoolState
+from llmd_runbook.clients.gke import Bounds, OperationState, PoolState
 from llmd_runbook.clients.kubernetes import Object
 from llmd_runbook.clients.releases import Release
 
@@ -53,28 +53,30 @@ class Releases:
 
 @dataclass
 class Pool:
-    """A node pool of one zone, with autoscaling from `min_nodes` to 5."""
+    """A node pool with autoscaling from `min_nodes` to 5, in its one zone, or in other bounds."""
 
     min_nodes: int = 2
     zones: tuple[str, ...] = ("l",)
     running: list[OperationState] = field(default_factory=list)
     provisioning: str = "standard"
+    bounds: Bounds | None = None
+    off: bool = False
+    status: str = "RUNNING"
 
     def running_operations(self) -> list[OperationState]:
         return self.running
 
     def describe(self) -> PoolState:
+        bounds = self.bounds or Bounds(self.min_nodes, 5, len(self.zones))
         return PoolState(
-            "pool",
-            "RUNNING",
-            "n1-standard-4",
-            "t4",
-            1,
-            True,
-            self.min_nodes,
-            5,
-            self.zones,
-            (),
-            "1",
+            name="pool",
+            status=self.status,
+            machine_type="n1-standard-4",
+            accelerator_type="t4",
+            accelerator_count=1,
+            bounds=None if self.off else bounds,
+            locations=self.zones,
+            conditions=(),
+            version="1",
             provisioning=self.provisioning,
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from llmd_runbook.clients.gke import Bounds
 from llmd_runbook.clients.kubernetes import GATEWAYS, NODES, PODS
 from llmd_runbook.profile import load
 from llmd_runbook.run import StageRun
@@ -35,13 +36,12 @@ def cluster(*, pattern1: int, pattern3: int, nodes: int) -> Memory:
 
 
 @pytest.fixture
-def stage_of(
-    bench: Bench, open_stage: Callable[[str], StageRun], monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str, Memory], StageRun]:
+def stage_of(bench: Bench, open_stage: Callable[[str], StageRun], monkeypatch: pytest.MonkeyPatch) -> Stage:
     """Opens stage 07 with an option, on a cluster in memory with Pattern 3's release installed."""
 
-    def opened(option: str, kube: Memory) -> StageRun:
-        bench.profile_file.write_text(PROFILE.replace("option: delete", f"option: {option}"))
+    def opened(option: str, kube: Memory, mode: str = "resize", pool: Pool | None = None) -> StageRun:
+        text = PROFILE.replace("option: delete", f"option: {option}").replace("nodes: 3}", f"nodes: 3, mode: {mode}}}")
+        bench.profile_file.write_text(text)
         stage = open_stage("07_cleanup")
 
         def driver(_: Any, pattern: Any) -> Releases:
@@ -50,13 +50,13 @@ def stage_of(
 
         monkeypatch.setattr(site, "kubernetes", lambda _: kube)
         monkeypatch.setattr(site, "driver", driver)
-        monkeypatch.setattr(site, "gke_pool", lambda _: Pool())
+        monkeypatch.setattr(site, "gke_pool", lambda _: pool or Pool())
         return stage
 
     return opened
 
 
-Stage = Callable[[str, Memory], StageRun]
+Stage = Callable[..., StageRun]
 
 
 def verdicts(result: StageResult) -> dict[str, Verdict]:
@@ -92,7 +92,7 @@ def test_the_plan_counts_what_the_option_leaves(
         ["pods serving b", "3", "0"],
         ["GPUs of the model servers", "0", pods],
         ["nodes of the pool", "3", pods],
-        ["autoscaling minimum of the pool (nodes)", "2", pods if pods == "1" else "0"],
+        ["autoscaling of the pool (nodes)", "2 to 5", "0 to 5"],
         ["HTTPRoute r", "absent", clients[0]],
         ["clients' address", gateway, gateway],
         ["clients' model name", clients[1], clients[2]],
@@ -201,3 +201,66 @@ def test_the_node_of_pattern_2_stays_with_every_option(option: str, left: int) -
     profile = load("sandbox-with-pattern2")
     chosen = profile.model_copy(update={"cleanup": profile.cleanup.model_copy(update={"option": option})})
     assert nodes_after(chosen) == left
+
+
+TWO = Pool(zones=("a", "b"), bounds=Bounds(2, 2, 2))
+
+
+def pool_rows(result: StageResult) -> list[list[Any]]:
+    subjects = ("nodes of the pool", "autoscaling of the pool (nodes)")
+    return [list(row[1:]) for row in result.tables[0].rows if row[0] in subjects]
+
+
+def test_one_needed_node_in_two_zones_is_planned_and_priced_as_gke_has_it(stage_of: Stage) -> None:
+    stage = stage_of("restore_pattern1", cluster(pattern1=0, pattern3=3, nodes=4), pool=TWO)
+    cleanup_plan.plan(stage)
+    result = stage.finish()
+    assert pool_rows(result) == [
+        ["4", "2", "change"],
+        ["2 to 2 in each of 2 zones", "0 to 2 in each of 2 zones", "change"],
+    ]
+    assert result.tables[1].rows[0] == ["GPU nodes", 4, 2, 1.0, -2.0]
+    said = "1 nodes are needed, and GKE gives each of the pool's 2 zones the same number: 1 x 2 = 2 nodes may be left"
+    assert any(note.text.startswith(said) for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("mode", "planned", "said"),
+    [
+        ("autoscale", [["3", "1", "change"], ["2 to 5", "1 to 5", "change"]], "The autoscaler takes the 2 nodes"),
+        ("observe", [["3", "3", "as it is"], ["2 to 5", "2 to 5", "as it is"]], "pool.mode observe leaves the pool"),
+    ],
+)
+def test_nodes_that_others_take_are_planned_as_such(
+    stage_of: Stage, mode: str, planned: list[list[str]], said: str
+) -> None:
+    stage = stage_of("restore_pattern1", cluster(pattern1=0, pattern3=3, nodes=3), mode=mode)
+    cleanup_plan.plan(stage)
+    result = stage.finish()
+    assert pool_rows(result) == planned
+    assert any(note.text.startswith(said) for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("mode", "pool", "nodes", "verdict"),
+    [
+        ("resize", Pool(), 1, Verdict.PASS),
+        ("resize", Pool(), 2, Verdict.FAIL),
+        ("resize", Pool(), 0, Verdict.FAIL),
+        ("resize", TWO, 1, Verdict.PASS),
+        ("resize", TWO, 2, Verdict.PASS),
+        ("resize", TWO, 3, Verdict.FAIL),
+        ("autoscale", Pool(), 1, Verdict.PASS),
+        ("autoscale", Pool(), 3, Verdict.INCONCLUSIVE),
+        ("autoscale", Pool(), 0, Verdict.FAIL),
+        ("observe", Pool(), 3, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_nodes_left_are_judged_by_who_takes_them(
+    stage_of: Stage, mode: str, pool: Pool, nodes: int, verdict: Verdict
+) -> None:
+    stage = stage_of("restore_pattern1", cluster(pattern1=1, pattern3=0, nodes=nodes), mode=mode, pool=pool)
+    check = cleanup.judge_nodes(stage.profile, pool.describe(), ["node"] * nodes)
+    assert check.verdict is verdict
+    assert (check.remedy is None) == (verdict is Verdict.PASS)
+    assert "USD/h" in (check.remedy or "") or verdict is not Verdict.INCONCLUSIVE

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmd_runbook.clients.gke import PoolState
+from llmd_runbook.clients.gke import Bounds, PoolState
 from llmd_runbook.stages.review_capacity import NodeGives, judge_capacity, judge_fit, node_gives, quota_note
 from llmd_runbook.stages.review_settings import server_settings
 from llmd_runbook.verdicts import Verdict
@@ -17,9 +17,7 @@ POOL = PoolState(
     machine_type="n1-standard-4",
     accelerator_type="nvidia-tesla-t4",
     accelerator_count=1,
-    autoscaling_enabled=True,
-    min_nodes=0,
-    max_nodes=5,
+    bounds=Bounds(0, 5),
     locations=("us-central1-a",),
     conditions=(),
     version="1.34",

@@ -9,6 +9,8 @@ import random
 import socket
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from llmd_sandbox.site import Site
 
 CLUSTER = "/v1/projects/sandbox-project/locations/us-central1-a/clusters/llm-d-cluster"
 POOL = CLUSTER + "/nodePools/nvidia-t4-pool"
+GPU = "nvidia.com/gpu"
 OPERATIONS = "/v1/projects/sandbox-project/locations/us-central1-a/operations"
 
 
@@ -33,6 +36,9 @@ class MemoryApi(KubeApi):
     def __init__(self) -> None:
         super().__init__("http://memory", None, None)
         self.objects: dict[str, dict[str, Object]] = {"nodes": {}, "pods": {}}
+        self.events: list[Object] = []
+        self.offering = False
+        """Whether new nodes offer their GPU at once, as the kubelet has them do after a while."""
         self.history: list[tuple[str, str]] = []
         self.blocked_evictions = 0
         self.grace = asyncio.Event()
@@ -55,7 +61,12 @@ class MemoryApi(KubeApi):
             items = [item for item in items if not name or item["spec"]["nodeName"] == value]
             return {"kind": kind, "apiVersion": "v1", "items": items, "metadata": {"resourceVersion": "1"}}
         if method == "POST" and parts == ["nodes"]:
-            self.put("nodes", body)
+            gpus = body["metadata"]["labels"].get("cloud.google.com/gke-accelerator-count")
+            self.put("nodes", body | {"status": {"allocatable": {GPU: gpus}}} if self.offering and gpus else body)
+            return {}
+        if method == "POST" and parts[-1] == "events":
+            self.events.append(body)
+            self._changed.set()
             return {}
         if method == "POST" and parts[-1] == "eviction":
             return await self._evict(parts[3])
@@ -92,6 +103,7 @@ class MemoryApi(KubeApi):
     def put(self, plural: str, item: Object) -> None:
         self._version += 1
         item["metadata"]["resourceVersion"] = str(self._version)
+        item["metadata"].setdefault("uid", f"uid-{item['metadata']['name']}")
         item["metadata"].setdefault("creationTimestamp", f"2026-01-01T00:00:{self._version:02d}Z")
         name = item["metadata"]["name"]
         event = "MODIFIED" if name in self.objects[plural] else "ADDED"
@@ -124,6 +136,27 @@ class MemoryApi(KubeApi):
     def pod(self, name: str, node: str, owner: str = "ReplicaSet") -> None:
         meta = {"name": name, "namespace": "llm-d", "ownerReferences": [{"kind": owner}]}
         self.put("pods", {"metadata": meta, "spec": {"nodeName": node}})
+
+    def waiting_pod(self, name: str, gpus: int = 1) -> None:
+        """A pod that the scheduler finds no node for."""
+        container = {"resources": {"limits": {GPU: str(gpus)}}}
+        unschedulable = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+        spec, status = {"containers": [container]}, {"phase": "Pending", "conditions": [unschedulable]}
+        self.put("pods", {"metadata": {"name": name, "namespace": "llm-d"}, "spec": spec, "status": status})
+
+    def bind(self, name: str, node: str) -> None:
+        """The scheduler found one."""
+        pod = self.objects["pods"][name]
+        status = {"phase": "Running", "conditions": [{"type": "PodScheduled", "status": "True"}]}
+        self.put("pods", pod | {"spec": pod["spec"] | {"nodeName": node}, "status": status})
+
+    def said(self) -> list[tuple[str, str, str]]:
+        return [(event["involvedObject"]["name"], event["reason"], event["message"]) for event in self.events]
+
+    def zones(self) -> list[str]:
+        """The zone of each GPU node."""
+        labels = (self.objects["nodes"][name]["metadata"]["labels"] for name in self.gpu_nodes())
+        return sorted(label["topology.kubernetes.io/zone"] for label in labels)
 
     def gpu_nodes(self) -> list[str]:
         return [name for name in self.objects["nodes"] if "nvidia-t4-pool" in name]
@@ -300,7 +333,18 @@ async def test_autoscaling_by_both_methods(gke: Gke) -> None:
             "INVALID_ARGUMENT",
         ),
         ("POST", POOL + ":setAutoscaling", {"autoscaling": {"enabled": "x"}}, 400, "INVALID_ARGUMENT"),
-        ("DELETE", POOL, None, 405, "UNIMPLEMENTED"),
+        (
+            "POST",
+            POOL + ":setAutoscaling",
+            {"autoscaling": {"enabled": True, "maxNodeCount": 2, "totalMaxNodeCount": 3}},
+            400,
+            "INVALID_ARGUMENT",
+        ),
+        ("DELETE", POOL + "s", None, 404, "NOT_FOUND"),
+        ("POST", CLUSTER + "/nodePools", {"nodePool": {"name": "nvidia-t4-pool"}}, 409, "ALREADY_EXISTS"),
+        ("POST", CLUSTER + "/nodePools", {"nodePool": {"initialNodeCount": 1}}, 400, "INVALID_ARGUMENT"),
+        ("POST", CLUSTER + "/nodePools", {"nodePool": {"name": "x", "locations": ["eu"]}}, 400, "INVALID_ARGUMENT"),
+        ("PATCH", POOL, None, 405, "UNIMPLEMENTED"),
         ("GET", "/v1/nothing", None, 404, "NOT_FOUND"),
     ],
 )
@@ -383,3 +427,164 @@ async def test_where_the_zone_has_no_more_machines_none_comes(gke: Gke) -> None:
     await gke.api.until(lambda: not gke.api.gpu_nodes())
     await asyncio.sleep(0.1)  # twice what a machine takes to come
     assert gke.api.gpu_nodes() == []
+
+
+@asynccontextmanager
+async def sandbox(site: Site, **more: Any) -> AsyncIterator[Gke]:
+    """A server whose site has these settings too."""
+    other, api = replace(site, **more), MemoryApi()
+    api.offering = True
+    pki.write(other)
+    task = await serve(other, api)
+    async with aiohttp.ClientSession() as session:
+        yield Gke(other, api, session)
+    await stop(task)
+
+
+async def bounded(gke: Gke, **bounds: int) -> None:
+    _, operation = await gke.call("POST", POOL + ":setAutoscaling", {"autoscaling": {"enabled": True, **bounds}})
+    await gke.done(operation["name"])
+
+
+async def test_a_size_counts_a_zone(site: Site) -> None:
+    async with sandbox(site, gpu_zones=2) as gke:
+        a, b = "us-central1-a", "us-central1-b"
+        assert gke.api.zones() == [a, b]
+        _, pool = await gke.call("GET", POOL)
+        assert (pool["locations"], pool["initialNodeCount"], len(pool["instanceGroupUrls"])) == ([a, b], 1, 2)
+        await gke.done(await gke.resize(2))
+        assert gke.api.zones() == [a, a, b, b]
+        assert (await gke.call("POST", POOL + ":setSize", {"nodeCount": 5}))[0] == 403  # ten GPUs of eight
+        await gke.done(await gke.resize(0))
+        assert gke.api.zones() == []
+
+
+async def test_bounds_of_the_whole_pool(site: Site) -> None:
+    async with sandbox(site, gpu_zones=2) as gke:
+        await bounded(gke, totalMinNodeCount=1, totalMaxNodeCount=5)
+        _, pool = await gke.call("GET", POOL)
+        assert pool["autoscaling"] == {
+            "enabled": True,
+            "totalMinNodeCount": 1,
+            "totalMaxNodeCount": 5,
+            "locationPolicy": "BALANCED",
+        }
+
+
+async def test_pods_that_wait_for_a_gpu_make_the_pool_grow_up_to_its_maximum(site: Site) -> None:
+    async with sandbox(site, autoscaler_idle_s=3600.0) as gke:
+        api, (first,) = gke.api, gke.api.gpu_nodes()
+        api.waiting_pod("old")
+        api.bind("old", first)
+        await bounded(gke, maxNodeCount=2)
+        api.waiting_pod("one")
+        api.waiting_pod("two")
+        await api.until(lambda: len(api.gpu_nodes()) == 2)
+        _, operations = await gke.call("GET", OPERATIONS)
+        assert [item["operationType"] for item in operations["operations"]] == ["UPDATE_CLUSTER"]
+        (name, reason, message), *_ = api.said()
+        assert (name, reason) == ("one", "TriggeredScaleUp")
+        assert message.startswith("pod triggered scale-up: [{https://www.googleapis.com/compute/v1/projects/")
+        assert message.endswith("-grp 1->2 (max: 2)}]")
+        api.bind("one", next(node for node in api.gpu_nodes() if node != first))
+        await api.until(lambda: len(api.said()) > 1)
+        refusal = "pod didn't trigger scale-up: 1 max node group size reached"
+        assert api.said()[1:] == [("two", "NotTriggerScaleUp", refusal)]
+        assert len(api.gpu_nodes()) == 2
+
+
+async def test_an_autoscaler_grows_zone_by_zone(site: Site) -> None:
+    async with sandbox(site, gpu_zones=2, autoscaler_idle_s=3600.0) as gke:
+        for number, node in enumerate(gke.api.gpu_nodes()):
+            gke.api.waiting_pod(f"old-{number}")
+            gke.api.bind(f"old-{number}", node)
+        await bounded(gke, totalMaxNodeCount=3)
+        for name in ("one", "two"):
+            gke.api.waiting_pod(name)
+        await gke.api.until(lambda: len(gke.api.gpu_nodes()) == 3)
+        assert gke.api.zones() == ["us-central1-a", "us-central1-a", "us-central1-b"]
+
+
+async def test_a_zone_without_machines_is_said_to_the_pods_that_wait(site: Site) -> None:
+    async with sandbox(site, autoscaler_idle_s=3600.0) as gke:
+        await gke.call("PUT", "/faults", {"gpu_stock": 1})
+        await bounded(gke, maxNodeCount=3)
+        for name in ("one", "two"):
+            gke.api.waiting_pod(name)
+        await gke.api.until(lambda: bool(gke.api.said()))
+        assert gke.api.said()[0][:2] == ("one", "FailedScaleUp")
+        assert "GCE out of resources" in gke.api.said()[0][2]
+        assert len(gke.api.gpu_nodes()) == 1
+
+
+async def test_idle_nodes_go_down_to_the_minimum(site: Site) -> None:
+    async with sandbox(site, autoscaler_idle_s=0.1) as gke:
+        await gke.done(await gke.resize(3))
+        api, used = gke.api, gke.api.gpu_nodes()[0]
+        api.waiting_pod("one")
+        api.bind("one", used)
+        await bounded(gke, minNodeCount=2, maxNodeCount=5)
+        await api.until(lambda: len(api.gpu_nodes()) == 2)
+        await asyncio.sleep(0.5)  # several looks later
+        assert len(api.gpu_nodes()) == 2
+        await bounded(gke, minNodeCount=0, maxNodeCount=5)
+        await api.until(lambda: api.gpu_nodes() == [used])
+        assert {reason for _, reason, _ in api.said()} == {"ScaleDown"}
+        await gke.done(await gke.resize(2))  # by hand, in between
+        await api.until(lambda: api.gpu_nodes() == [used])
+
+
+@pytest.mark.parametrize(("idle_s", "bounds"), [(None, {"maxNodeCount": 5}), (0.1, None)])
+async def test_without_autoscaling_nothing_acts(
+    site: Site, idle_s: float | None, bounds: dict[str, int] | None
+) -> None:
+    """Neither where the sandbox has no autoscaler, nor on a pool without autoscaling."""
+    async with sandbox(site, autoscaler_idle_s=idle_s) as gke:
+        if bounds:
+            await bounded(gke, **bounds)
+        for name in ("one", "two"):
+            gke.api.waiting_pod(name)
+        await asyncio.sleep(0.5)
+        assert (len(gke.api.gpu_nodes()), gke.api.events) == (1, [])
+
+
+SPOT = {
+    "name": "spot",
+    "initialNodeCount": 2,
+    "locations": ["us-central1-b"],
+    "config": {
+        "machineType": "n1-standard-4",
+        "spot": True,
+        "accelerators": [{"acceleratorType": "nvidia-tesla-t4", "acceleratorCount": "1"}],
+        "taints": [{"key": "cloud.google.com/gke-spot", "value": "true", "effect": "NO_SCHEDULE"}],
+    },
+}
+
+
+async def test_a_spot_pool_is_created_and_deleted(gke: Gke) -> None:
+    _, operation = await gke.call("POST", CLUSTER + "/nodePools", {"nodePool": SPOT})
+    path = CLUSTER + "/nodePools/spot"
+    await gke.done(operation["name"])
+    _, pool = await gke.call("GET", path)
+    assert (pool["status"], pool["locations"], pool["config"]["spot"]) == ("RUNNING", ["us-central1-b"], True)
+    nodes = [node for node in gke.api.objects["nodes"].values() if "-spot-" in node["metadata"]["name"]]
+    assert len(nodes) == 2
+    labels = nodes[0]["metadata"]["labels"]
+    assert (labels["cloud.google.com/gke-spot"], labels["topology.kubernetes.io/zone"]) == ("true", "us-central1-b")
+    assert {taint["key"] for taint in nodes[0]["spec"]["taints"]} == {GPU, "cloud.google.com/gke-spot"}
+    gke.api.pod("a", nodes[0]["metadata"]["name"])
+    gke.api.grace.clear()
+    _, operation = await gke.call("DELETE", path)
+    assert (await gke.call("GET", path))[1]["status"] == "STOPPING"
+    gke.api.grace.set()
+    assert (await gke.done(operation["name"]))["operationType"] == "DELETE_NODE_POOL"
+    assert (await gke.call("GET", path))[0] == 404
+    assert not [name for name in gke.api.objects["nodes"] if "-spot-" in name]
+
+
+async def test_a_spot_pool_beyond_the_quota_is_refused_and_not_there(gke: Gke) -> None:
+    wanted = {"nodePool": SPOT | {"initialNodeCount": 8}}
+    status, answer = await gke.call("POST", CLUSTER + "/nodePools", wanted)
+    assert (status, answer["error"]["status"]) == (403, "PERMISSION_DENIED")
+    assert "PREEMPTIBLE_NVIDIA_T4_GPUS" in answer["error"]["message"]
+    assert (await gke.call("GET", CLUSTER + "/nodePools/spot"))[0] == 404
