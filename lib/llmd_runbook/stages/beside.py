@@ -14,8 +14,8 @@ from llmd_runbook.verdicts import CheckSpec, Verdict, declare
 BEFORE = declare(
     "pattern2.before",
     "Pattern 2 runs with all its replicas Ready and answers through its own route, before this stage changes anything",
-    "mend Pattern 2 first; where a swap is half done and cannot wait for that, finish it by a new run of a profile without "
-    "`pattern2`; nothing of Pattern 2 is changed by either",
+    "mend Pattern 2 first; where a swap is half done and cannot wait for that, finish it by a new run of a profile "
+    "without `pattern2`; nothing of Pattern 2 is changed by either",
 )
 AFTER = declare(
     "pattern2.after",
