@@ -92,6 +92,11 @@ class Pool(_Section):
     min_nodes: int = Field(description="autoscaling minimum, in all zones together", strict=True, ge=0, default=0)
     max_nodes: Count = Field(description="autoscaling maximum, in all zones together", default=5)
     ready_timeout_s: Seconds = Field(description="deadline for nodes to be Ready with allocatable GPUs", default=900)
+    spot: str = Field(
+        description="name of a spot pool for Pattern 3's replicas, one node each, that stage 02 creates like the pool "
+        "and stage 07 deletes; empty: Pattern 3 runs on the pool",
+        default="",
+    )
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Pool:
@@ -99,7 +104,16 @@ class Pool(_Section):
             raise ValueError(f"max_nodes {self.max_nodes} is below nodes {self.nodes}: the pool could never hold them")
         if self.min_nodes > self.nodes:
             raise ValueError(f"min_nodes {self.min_nodes} is above nodes {self.nodes}")
+        if self.spot and self.mode != "resize":
+            raise ValueError(f"a spot pool is created and sized by the stages, and mode is {self.mode}")
+        if self.spot and _dns_label(self.spot) == self.name:
+            raise ValueError(f"spot {self.spot} is the pool's own name: give the spot pool another one")
         return self
+
+    @property
+    def of_pattern3(self) -> str:
+        """The pool whose nodes Pattern 3's replicas take."""
+        return self.spot or self.name
 
 
 class HelmRelease(_Section):

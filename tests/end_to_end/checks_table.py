@@ -30,7 +30,7 @@ GUIDE = [
     ("Pattern 3 vs Pattern 1: configuration differences", "01", "configuration.values configuration.branch"),
     ("Step 1: review current state", "01", "pool.present pool.capacity pattern1.ready pattern1.route baseline.answers"),
     ("Step 2: verify configuration files", "01", "configuration.renders configuration.branch configuration.values"),
-    ("Step 3, Option A: three GPUs", "02, 03", "pool.autoscaling pool.size pool.allocatable pool.grows"),
+    ("Step 3, Option A: three GPUs", "02, 03", "pool.autoscaling pool.size pool.allocatable pool.grows spot.pool"),
     ("Step 3, Option B: four GPUs, Pattern 2 stays", "02", "pool.size pattern2.before pattern2.after"),
     ("Step 4: remove Pattern 1", "03", "pattern1.gone"),
     ("Step 5: deploy Pattern 3", "03", "pattern3.ready pattern3.route gate.readiness"),
@@ -48,7 +48,7 @@ GUIDE = [
     ("Issue 3: vLLM crashes (OOM)", "03", "gate.readiness pattern3.ready"),
     ("Issue 4: prefix caching not working", "04, 05", "verify.prefix_caching affinity.cache_hits routing.prompts"),
     ("Issue 5: gateway cannot route", "01, 05", "pattern1.route routing.route routing.selector healthcheck.policy"),
-    ("Cleanup, Options 1 to 3", "07", "cleanup.pods cleanup.nodes cleanup.serves pattern2.after"),
+    ("Cleanup, Options 1 to 3", "07", "cleanup.pods cleanup.nodes cleanup.serves spot.removed pattern2.after"),
     ("Operational insights: failure handling", "05", "failure.service_continues failure.recovers"),
 ]
 """Section of the guide, stages, and the checks that hold it; figures that the guide claims stand in the README."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from llmd_runbook.clients.gke import Bounds
+from llmd_runbook.clients.gke import SPOT_LABEL, Bounds
 from llmd_runbook.clients.kubernetes import EVENTS, NODES
 from llmd_runbook.errors import DeadlineExceeded
 from llmd_runbook.run import begin
@@ -24,13 +24,15 @@ from llmd_runbook.stages import (
     review_capacity,
     scale_pool,
     site,
+    spot_pool,
     swap_patterns,
     swap_plan,
+    verify,
 )
 from llmd_runbook.topology import NODE_POOL_LABEL, gpu_nodes
 from llmd_runbook.verdicts import Verdict
 from tests.end_to_end.bench import SERVERS3, Bench, all_pass, broken
-from tests.end_to_end.callers import variant
+from tests.end_to_end.callers import variant, with_values
 from tests.end_to_end.cases import fails
 from tests.end_to_end.conftest import Sandbox
 
@@ -154,3 +156,61 @@ def test_the_way_back_by_a_resize_leaves_what_gke_has_for_one(bench: Bench) -> N
     all_pass(found)
     assert found["cleanup.nodes"].expected == "1 to 2 nodes: GKE counts 1 a zone"
     assert bench.pool.describe().bounds == Bounds(0, 2, 2)
+
+
+PLACED = f"""decode:
+  nodeSelector: {{{NODE_POOL_LABEL}: t4-spot}}
+  tolerations: [{{key: {SPOT_LABEL}, operator: Equal, value: "true", effect: NoSchedule}}]
+  create: true
+"""
+
+
+def on_spot(bench: Bench, folder: Path) -> Bench:
+    """Pattern 3 on a spot pool, as profile and values say."""
+    placed = with_values(bench, folder, "ms-pattern3.yaml", "decode:\n  create: true\n", PLACED)
+    return variant(placed, folder, {"  nodes: 3\n": "  nodes: 3\n  spot: t4-spot\n"})
+
+
+def begun(bench: Bench, kind: str) -> int:
+    return sum(item.type == kind for item in bench.pool.operations())
+
+
+def test_a_spot_pool_comes_for_pattern_3(bench: Bench, tmp_path: Path) -> None:
+    other = on_spot(bench, tmp_path)
+    found = other.judge("02_scale_pool", *SCALE)
+    all_pass(found)
+    assert found["spot.pool"].observed == "spot, n1-standard-4, 1 x nvidia-tesla-t4, 3 of 3 nodes usable"
+    all_pass(other.judge("02_scale_pool", *SCALE))
+    assert begun(bench, "CREATE_NODE_POOL") == 1
+
+
+@fails("spot.pool")
+def test_a_spot_node_that_takes_no_pods(bench: Bench, tmp_path: Path) -> None:
+    node = gpu_nodes(bench.kube, "t4-spot")[0].name
+    bench.kubectl("cordon", node)
+    found = on_spot(bench, tmp_path).judge("02_scale_pool", scale_pool.verify)
+    bench.kubectl("uncordon", node)
+    assert broken(found, "spot.pool").observed.endswith("2 of 3 nodes usable")
+
+
+def test_pattern_3_runs_on_the_spot_pool(bench: Bench, tmp_path: Path) -> None:
+    other = on_spot(bench, tmp_path)
+    all_pass(other.judge("03_swap_patterns", swap_plan.plan, swap_patterns.apply, swap_patterns.verify))
+    found = other.judge("04_verify", verify.replicas_and_gpus)
+    all_pass(found)
+    assert found["verify.gpus"].expected == "3 replicas with 1 GPU each, on nodes of t4-spot"
+
+
+@fails("spot.removed")
+def test_a_spot_pool_that_is_left(bench: Bench, tmp_path: Path) -> None:
+    other = on_spot(bench, tmp_path)
+    found = other.judge("07_cleanup", lambda stage: spot_pool.verify_removed(stage, bench.kube))
+    assert broken(found, "spot.removed").observed.endswith("3 nodes")
+
+
+def test_the_spot_pool_goes_with_pattern_3(bench: Bench, tmp_path: Path) -> None:
+    other = on_spot(bench, tmp_path)
+    all_pass(other.judge("07_cleanup", *BACK))
+    assert gpu_nodes(bench.kube, "t4-spot") == []
+    all_pass(other.judge("07_cleanup", *BACK))
+    assert begun(bench, "DELETE_NODE_POOL") == 1

@@ -34,6 +34,11 @@ from llmd_runbook.errors import (
 
 ENDPOINT_VARIABLE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CONTAINER"
 
+SPOT_LABEL = "cloud.google.com/gke-spot"
+"""Label that GKE gives the nodes of spot pools, with the value `true`."""
+OURS_LABEL = "llmd-runbook/created"
+"""Label of the nodes of pools that this program created, with the value `true`."""
+
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 _CALL_TIMEOUT_S = 30.0
 _FIRST_INTERVAL_S, _LAST_INTERVAL_S, _INTERVAL_GROWTH = 0.2, 5.0, 1.5
@@ -75,6 +80,7 @@ class PoolState:
         bounds: of its autoscaling; None where that is off.
         provisioning: how its machines are had: `standard`, `spot`, `preemptible`, `flex-start` or `queued`.
         reservation: whether it takes from reservations: GKE's name of the affinity; empty where none is said.
+        ours: whether this program created it.
     """
 
     name: str
@@ -88,6 +94,7 @@ class PoolState:
     version: str
     provisioning: str = "standard"
     reservation: str = ""
+    ours: bool = False
 
     @property
     def autoscaling(self) -> str:
@@ -163,6 +170,7 @@ class GkePool:
             version=pool.version,
             provisioning=_provisioning(pool),
             reservation=_reservation(pool.config),
+            ours=pool.config.labels.get(OURS_LABEL) == "true",
         )
 
     def cluster(self) -> ClusterState:
@@ -190,6 +198,54 @@ class GkePool:
         """Ask for this many nodes in each of the pool's zones; the operation's name."""
         request = {"name": self.name, "node_count": node_count}
         started = self._change("resize node pool", self.name, self._client.set_node_pool_size, request=request)
+        return str(started.name)
+
+    def find(self) -> PoolState | None:
+        """The pool as it is now; None where there is none."""
+        try:
+            return self.describe()
+        except NotFound:
+            self.cluster()  # which says whether it is the pool that is not there
+            return None
+
+    def create_spot(self, like: str, zone: str, nodes: int) -> str:
+        """Create the pool as a spot one in one zone; the operation's name.
+
+        Machines, GPUs, disks, image and identity are those of the pool `like`. Nodes are tainted with the spot label:
+        only pods that tolerate it come.
+        """
+        from google.cloud.container_v1 import NodeConfig
+
+        self._before_change()
+        name = f"{self._cluster}/nodePools/{like}"
+        model = self._call("read node pool", name, self._client.get_node_pool, name=name).config
+        config = NodeConfig(
+            machine_type=model.machine_type,
+            accelerators=model.accelerators,
+            disk_size_gb=model.disk_size_gb,
+            disk_type=model.disk_type,
+            image_type=model.image_type,
+            service_account=model.service_account,
+            oauth_scopes=model.oauth_scopes,
+            spot=True,
+            labels={OURS_LABEL: "true"},
+            taints=[{"key": SPOT_LABEL, "value": "true", "effect": "NO_SCHEDULE"}],
+        )
+        wanted = {
+            "name": self._pool,
+            "config": config,
+            "initial_node_count": nodes,
+            "locations": [zone],
+            "management": {"auto_repair": True, "auto_upgrade": True},
+        }
+        request = {"parent": self._cluster, "node_pool": wanted}
+        started = self._change("create node pool", self.name, self._client.create_node_pool, request=request)
+        return str(started.name)
+
+    def delete(self) -> str:
+        """Delete the pool with its nodes; the operation's name."""
+        request = {"name": self.name}
+        started = self._change("delete node pool", self.name, self._client.delete_node_pool, request=request)
         return str(started.name)
 
     def operations(self) -> list[OperationState]:

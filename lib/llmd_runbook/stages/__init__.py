@@ -14,6 +14,7 @@ MODULES = (
     "review_permissions",
     "beside",
     "scale_pool",
+    "spot_pool",
     "autoscaler",
     "swap_patterns",
     "swap_gates",

@@ -9,7 +9,7 @@ from llmd_runbook.errors import ClusterError
 from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun, StepHandle, changes
 from llmd_runbook.run.display import Shown
-from llmd_runbook.stages import beside, gate, site, swap_patterns, traffic
+from llmd_runbook.stages import beside, gate, plan_parts, site, spot_pool, swap_patterns, traffic
 from llmd_runbook.stages.cleanup_plan import nodes_after, pods_after
 from llmd_runbook.stages.plan_facts import release_change
 from llmd_runbook.stages.pool_shrink import minimum_afterwards, shrink
@@ -63,6 +63,8 @@ def _apply(stage: StageRun) -> None:
             swap_patterns.install(stage, profile.pattern1)
     with stage.step("shrink the GPU pool") as step:
         _shrink(stage, kube, step)
+    if profile.pool.spot:
+        spot_pool.remove(stage, kube)
 
 
 def verify(stage: StageRun) -> Shown:
@@ -85,6 +87,8 @@ def verify(stage: StageRun) -> Shown:
     expected = ", ".join(f"{pattern.model}: {count}" for pattern, count in pods_after(stage.profile))
     stage.check(PODS.judge(right, expected=expected, observed=", ".join(observed), evidence=evidence))
     stage.check(judge_nodes(profile, site.gke_pool(profile).describe(), [node.name for node in nodes]))
+    if profile.pool.spot:
+        spot_pool.verify_removed(stage, kube)
     wanted_service = "Pattern 1 answers" if profile.cleanup.option == "restore_pattern1" else "nothing answers"
     stage.check(SERVES.judge(served, expected=wanted_service, observed=why))
     beside.after(stage)
@@ -140,10 +144,13 @@ def _costs(stage: StageRun, kube: Kubernetes, gpu: int) -> Shown:
     """What is still paid for: GPU nodes, other nodes, load balancers, the control plane."""
     profile, prices = stage.profile, stage.profile.prices
     nodes = kube.all(NODES)
-    others = [n for n in nodes if n["metadata"].get("labels", {}).get(NODE_POOL_LABEL) != profile.pool.name]
+    pools = [node["metadata"].get("labels", {}).get(NODE_POOL_LABEL) for node in nodes]
+    others = [pool for pool in pools if pool not in (profile.pool.name, profile.pool.of_pattern3)]
+    spot = profile.pool.spot
     gateways = [g for g in kube.all(GATEWAYS) if g.get("status", {}).get("addresses")]
     parts = [
         ("GPU nodes", gpu, prices.gpu_node_usd_per_hour),
+        *([("GPU nodes, spot", pools.count(spot), plan_parts.spot_price(profile))] if spot else []),
         ("other nodes", len(others), prices.cpu_node_usd_per_hour),
         ("Gateways with an address (load balancers)", len(gateways), prices.load_balancer_usd_per_hour),
         ("control plane", 1, prices.control_plane_usd_per_hour),

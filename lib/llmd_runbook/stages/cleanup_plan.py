@@ -9,7 +9,7 @@ from llmd_runbook.clients.kubernetes import HTTP_ROUTES, Kubernetes
 from llmd_runbook.plans import Change, Duration, Plan
 from llmd_runbook.profile import Pattern, Profile
 from llmd_runbook.run import StageRun
-from llmd_runbook.stages import beside, gate, owned, plan_parts, site, traffic
+from llmd_runbook.stages import beside, gate, owned, plan_parts, site, spot_pool, traffic
 from llmd_runbook.stages.plan_facts import (
     POOL_CHANGE,
     ROUTE_CHANGE,
@@ -40,6 +40,8 @@ def plan(stage: StageRun) -> None:
         release_change(profile.pattern3): lambda: release_facts(kube, profile, three),
         POOL_CHANGE: lambda: pool_facts(site.gke_pool(profile)),
     }
+    if profile.pool.spot:
+        readers[spot_pool.CHANGE] = lambda: spot_pool.facts(profile)
     if profile.cleanup.option == "restore_pattern1":
         readers[release_change(profile.pattern1)] = lambda: release_facts(kube, profile, one)
         readers[ROUTE_CHANGE] = lambda: route_facts(kube, profile)
@@ -55,6 +57,7 @@ def target(profile: Profile) -> dict[str, Any]:
         "pool": f"projects/{pool.project}/locations/{pool.location}/clusters/{pool.cluster}/nodePools/{pool.name}",
         "pool_mode": pool.mode,
         "nodes": nodes_after(profile),
+        "delete_pool": pool.spot or None,
         "autoscaling_minimum": minimum_afterwards(profile, nodes_after(profile)),
     }
     if option == "scale_to_zero":
@@ -104,6 +107,10 @@ def _plan(stage: StageRun, kube: Kubernetes, one: Rendered, three: Rendered) -> 
             Change("nodes of the pool", str(nodes), str(then)),
             Change("autoscaling of the pool (nodes)", state.autoscaling, str(bounds) if bounds else "off"),
         ]
+        if profile.pool.spot:
+            spot = site.spot_pool(profile).find()
+            spot_pool.require_ours(profile, spot)
+            changes += spot_pool.changes(profile, kube, spot, None)
         diffs = [] if option == "scale_to_zero" else plan_parts.removed_diffs(profile, third)
         compared = plan_parts.compare(kube, profile, first) if back else plan_parts.Compared([], [], [])
         here = kube.find(HTTP_ROUTES, profile.route.name, profile.namespace)
@@ -127,7 +134,7 @@ def _plan(stage: StageRun, kube: Kubernetes, one: Rendered, three: Rendered) -> 
         [*said, *compared.warnings],
         diffs=diffs,
         durations=[] if empty else parts,
-        prices=plan_parts.prices(kube, profile, nodes_now=nodes, nodes_then=then),
+        prices=plan_parts.prices(kube, profile, nodes_now=nodes, nodes_then=then, spot_then=0),
         prices_as_of=plan_parts.as_of(profile),
         not_previewed=[*(plan_parts.NOT_PREVIEWED if back and not empty else []), *compared.unread],
         not_undone=[] if empty else _NOT_UNDONE,

@@ -58,9 +58,9 @@ def target_nodes(profile: Profile, kube: Kubernetes) -> int:
     """
     return nodes_needed(
         profile.swap.strategy,
-        pool_nodes=profile.pool.nodes,
+        pool_nodes=0 if profile.pool.spot else profile.pool.nodes,
         pattern1_replicas=_replicas_beside(profile, kube),
-        pattern3_replicas=profile.pattern3.replicas,
+        pattern3_replicas=0 if profile.pool.spot else profile.pattern3.replicas,
         max_nodes=profile.pool.max_nodes,
         pattern2_replicas=profile.nodes_beside,
     )
@@ -68,14 +68,17 @@ def target_nodes(profile: Profile, kube: Kubernetes) -> int:
 
 def target_sum(profile: Profile, kube: Kubernetes) -> str:
     """The sum that `target_nodes` is."""
-    strategy, replicas = profile.swap.strategy, profile.pattern3.replicas
-    beside = _replicas_beside(profile, kube)
-    return arithmetic(strategy, profile.pool.nodes, beside, replicas, profile.nodes_beside)[1]
+    strategy, replicas, nodes = profile.swap.strategy, profile.pattern3.replicas, profile.pool.nodes
+    if profile.pool.spot:
+        replicas = nodes = 0
+    return arithmetic(strategy, nodes, _replicas_beside(profile, kube), replicas, profile.nodes_beside)[1]
 
 
 def _replicas_beside(profile: Profile, kube: Kubernetes) -> int:
     """Pattern 1's replicas, those that a surge needs nodes for beside Pattern 3's."""
-    gone = profile.swap.strategy == "surge" and not _runs(kube, profile, rendered(profile, profile.pattern1).servers)
+    if profile.swap.strategy == "recreate" or profile.pool.spot:
+        return profile.pattern1.replicas
+    gone = not _runs(kube, profile, rendered(profile, profile.pattern1).servers)
     return 0 if gone else profile.pattern1.replicas
 
 

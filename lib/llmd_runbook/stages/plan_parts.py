@@ -9,7 +9,7 @@ from llmd_runbook.analysis.manifest_diff import diff, name_of, shaped, title
 from llmd_runbook.analysis.served_names import served_names
 from llmd_runbook.clients.kubernetes import GATEWAYS, NODES, Kubernetes, Object
 from llmd_runbook.clients.live import LiveObjects
-from llmd_runbook.errors import Forbidden, NotFound
+from llmd_runbook.errors import Forbidden, NotFound, ProfileError
 from llmd_runbook.plans import Change, Duration, Price
 from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun
@@ -132,16 +132,26 @@ def fate(old: str, new: str, manifests: Sequence[Object]) -> str:
 
 
 def prices(
-    kube: Kubernetes, profile: Profile, *, nodes_now: int, nodes_then: int, gateways_more: int = 0
+    kube: Kubernetes,
+    profile: Profile,
+    *,
+    nodes_now: int,
+    nodes_then: int,
+    gateways_more: int = 0,
+    spot_then: int | None = None,
 ) -> list[Price]:
-    """Everything that is paid for by the hour at the profile's prices."""
+    """Everything that is paid for by the hour at the profile's prices; spot nodes stay as many where nothing is said.
+
+    Raises:
+        ProfileError: there is a spot pool, and no price of its nodes.
+    """
     each = profile.prices
-    others = sum(
-        item["metadata"].get("labels", {}).get(NODE_POOL_LABEL) != profile.pool.name for item in kube.all(NODES)
-    )
+    pools = [item["metadata"].get("labels", {}).get(NODE_POOL_LABEL) for item in kube.all(NODES)]
+    others = sum(pool not in (profile.pool.name, profile.pool.of_pattern3) for pool in pools)
     balancers = sum(bool(item.get("status", {}).get("addresses")) for item in kube.all(GATEWAYS))
     return [
         Price("GPU nodes", nodes_now, nodes_then, each.gpu_node_usd_per_hour),
+        *_spot(profile, pools.count(profile.pool.spot), spot_then),
         Price("other nodes", others, others, each.cpu_node_usd_per_hour),
         Price(
             "Gateways with an address (load balancers)",
@@ -151,6 +161,28 @@ def prices(
         ),
         Price("control plane", 1, 1, each.control_plane_usd_per_hour),
     ]
+
+
+def spot_price(profile: Profile) -> float:
+    """What a node of the spot pool costs (USD/h).
+
+    Raises:
+        ProfileError: the prices do not say.
+    """
+    price = profile.prices.gpu_node_spot_usd_per_hour
+    if price is None:
+        raise ProfileError(
+            "the profile has a spot pool, and its prices say nothing of spot nodes; nothing was changed",
+            where=f"{profile.path}: prices",
+            remedy="name a price file whose assemblies have gpu_node_spot, as parameters/prices/us-central1.yaml has",
+        )
+    return price
+
+
+def _spot(profile: Profile, now: int, then: int | None) -> list[Price]:
+    if not profile.pool.spot:
+        return []
+    return [Price("GPU nodes, spot", now, now if then is None else then, spot_price(profile))]
 
 
 def as_of(profile: Profile) -> str:

@@ -58,7 +58,9 @@ def arithmetic(
 ) -> tuple[int, str]:
     """Nodes that the swap needs, and the sum that they come from."""
     one, three = f"pattern1.replicas {pattern1_replicas}", f"pattern3.replicas {pattern3_replicas}"
-    if strategy == "surge":
+    if not pattern3_replicas:
+        needed, how = pattern1_replicas, f"{one}, Pattern 3 being on the spot pool"
+    elif strategy == "surge":
         needed = max(pool_nodes, pattern1_replicas + pattern3_replicas)
         how = f"max(pool.nodes {pool_nodes}, {one} + {three})"
     else:

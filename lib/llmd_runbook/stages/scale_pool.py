@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from llmd_runbook.clients.gke import PoolState
-from llmd_runbook.clients.kubernetes import NODES, Kubernetes, Object
+from llmd_runbook.clients.kubernetes import Kubernetes, Object
 from llmd_runbook.errors import UsageError
 from llmd_runbook.plans import Change, Duration, Plan
 from llmd_runbook.profile import Profile
-from llmd_runbook.run import StageRun, StepHandle, changes
+from llmd_runbook.run import StageRun, changes
 from llmd_runbook.run.display import Shown
-from llmd_runbook.stages import beside, gate, plan_parts, site
-from llmd_runbook.stages.plan_facts import POOL_CHANGE, pool_facts, target_nodes, target_sum
+from llmd_runbook.stages import beside, gate, gpu_wait, plan_parts, site, spot_pool
+from llmd_runbook.stages.plan_facts import POOL_CHANGE, pool_facts, rendered, target_nodes, target_sum
 from llmd_runbook.stages.pool_changes import reach
 from llmd_runbook.stages.pool_target import PoolTarget, bounds_held, pool_target
-from llmd_runbook.topology import NODE_POOL_LABEL, GpuNode, gpu_nodes, node_view
+from llmd_runbook.topology import gpu_nodes
 from llmd_runbook.verdicts import Check, Table, declare
 
 AUTOSCALING = declare(
@@ -47,6 +47,8 @@ def plan(stage: StageRun) -> None:
         step.ok(f"{wanted} by strategy {profile.swap.strategy}{more}")
     beside.before(stage)
     readers: dict[str, gate.Read] = {POOL_CHANGE: lambda: pool_facts(site.gke_pool(profile))}
+    if profile.pool.spot:
+        readers[spot_pool.CHANGE] = lambda: spot_pool.facts(profile)
     gate.propose(
         stage, lambda: _plan(stage, kube, wanted), lambda: _target(profile, target_nodes(profile, kube)), readers
     )
@@ -61,6 +63,7 @@ def _target(profile: Profile, nodes: int) -> dict[str, Any]:
         "autoscaling": {"min_nodes": least, "max_nodes": pool.max_nodes},
         "nodes_at_least": nodes,
         "strategy": profile.swap.strategy,
+        "spot_pool": {"name": pool.spot, "nodes": profile.pattern3.replicas} if pool.spot else None,
     }
 
 
@@ -79,12 +82,18 @@ def _plan(stage: StageRun, kube: Kubernetes, wanted: int) -> Plan:
         Change("nodes of the pool", str(target.now), str(target.then)),
         Change("GPUs of the pool", str(gpus), str(gpus + more)),
     ]
-    grows = target.size is not None
+    grows, spot_then = target.size is not None, None
+    if profile.pool.spot:
+        spot = site.spot_pool(profile).find()
+        spot_pool.require(profile, state, spot, _model_servers(profile))
+        more_changes = spot_pool.changes(profile, kube, spot, state)
+        changes += more_changes
+        grows, spot_then = grows or any(change.needed for change in more_changes), int(more_changes[-1].after)
     return Plan(
         changes,
         _warnings(profile, state, target),
         durations=_durations(stage) if grows else [],
-        prices=plan_parts.prices(kube, profile, nodes_now=target.now, nodes_then=target.then),
+        prices=plan_parts.prices(kube, profile, nodes_now=target.now, nodes_then=target.then, spot_then=spot_then),
         prices_as_of=plan_parts.as_of(profile),
         not_previewed=["Whether the zone has the machines, and the project the quota: GKE says so only when asked."]
         if grows
@@ -105,6 +114,8 @@ def _warnings(profile: Profile, state: PoolState, target: PoolTarget) -> list[st
             f"{target.arithmetic} That is {spare} more than needed, with {spare * state.accelerator_count} GPUs, for "
             f"{spare * each:.2f} USD/h."
         )
+    if profile.pool.spot:
+        said.append(spot_pool.WARNING)
     changed = target.bounds != state.bounds
     match profile.pool.mode:
         case "resize" if changed and target.needed > profile.pool.min_nodes:
@@ -122,6 +133,12 @@ def _warnings(profile: Profile, state: PoolState, target: PoolTarget) -> list[st
     return said
 
 
+def _model_servers(profile: Profile) -> list[Object]:
+    """The Deployments of Pattern 3 that ask for GPUs, as they render."""
+    found = rendered(profile, profile.pattern3)
+    return [item for item in found.manifests if item["metadata"]["name"] == found.servers.name]
+
+
 def _durations(stage: StageRun) -> list[Duration]:
     deadline_s, key = stage.profile.pool.ready_timeout_s, "pool.ready_timeout_s"
     return plan_parts.durations(
@@ -130,6 +147,7 @@ def _durations(stage: StageRun) -> list[Duration]:
             ("set the pool's autoscaling", deadline_s, key),
             ("resize the pool", deadline_s, key),
             ("wait for Ready nodes with allocatable GPUs", deadline_s, key),
+            *([("create the spot pool", deadline_s, key)] if stage.profile.pool.spot else []),
         ],
     )
 
@@ -198,8 +216,10 @@ def _apply(stage: StageRun) -> None:
         reached.say(step, f"{before.now} to {before.then} nodes", f"{look()[1].now} nodes already")
     with stage.step("wait for Ready nodes with allocatable GPUs") as step:
         wanted = needed if before.size is None else before.then
-        usable = wait_for_gpus(kube, profile.pool.name, wanted, profile.pool.ready_timeout_s, step)
+        usable = gpu_wait.wait_for_gpus(kube, profile.pool.name, wanted, profile.pool.ready_timeout_s, step)
         step.ok(f"{usable} nodes")
+    if profile.pool.spot:
+        spot_pool.create(stage, kube)
 
 
 def verify(stage: StageRun) -> Shown:
@@ -214,17 +234,20 @@ def verify(stage: StageRun) -> Shown:
     stage.check(judge_autoscaling(profile, state, needed))
     stage.check(judge_size(profile, state, len(nodes), needed, target_sum(profile, kube)))
     accelerator = profile.pool.accelerator
-    usable = [node for node in nodes if _usable(node) and node.accelerator == accelerator]
+    usable = [node for node in nodes if gpu_wait.usable(node) and node.accelerator == accelerator]
     none_yet = profile.pool.mode == "autoscale" and not nodes
     stage.check(
         ALLOCATABLE.judge(
             None if none_yet else len(usable) == len(nodes) > 0,
             expected=f"every node Ready, schedulable, {accelerator}, with a GPU",
             observed=f"{len(usable)} of {len(nodes)} nodes",
-            evidence=[_describe(node) for node in nodes],
+            evidence=[gpu_wait.described(node) for node in nodes],
             remedy=_GO_ON if none_yet else "",
         )
     )
+    if profile.pool.spot:
+        spot_pool.verify(stage, kube)
+        nodes += gpu_nodes(kube, profile.pool.spot)
     beside.after(stage)
     rows: list[list[str | int | float | None]] = [
         [node.name, node.zone, "yes" if node.ready else "no", node.gpus, node.accelerator] for node in nodes
@@ -268,42 +291,3 @@ def judge_size(profile: Profile, state: PoolState, live: int, needed: int, how: 
         evidence=list(state.conditions),
         remedy=_GO_ON if mode == "autoscale" and runs else "",
     )
-
-
-def wait_for_gpus(kube: Kubernetes, pool: str, nodes: int, timeout_s: float, step: StepHandle) -> int:
-    """Watch until `nodes` nodes of the pool are usable; how many are.
-
-    Raises:
-        DeadlineExceeded: with the state of each node.
-    """
-
-    def views(items: list[Object]) -> list[GpuNode]:
-        return [node_view(item) for item in items]
-
-    def state(items: list[Object]) -> str:
-        usable = sum(_usable(node) for node in views(items))
-        step.progress(f"{usable} of {nodes} nodes usable", done=usable, total=nodes)
-        return "; ".join(_describe(node) for node in views(items)) or "no nodes"
-
-    def done(items: list[Object]) -> int | None:
-        usable = sum(_usable(node) for node in views(items))
-        return usable if usable >= nodes else None
-
-    return kube.wait(
-        NODES,
-        done,
-        what=f"{nodes} usable nodes in pool {pool}",
-        timeout_s=timeout_s,
-        remedy="look for a stock-out, a quota, or a missing GPU driver; then run the stage again",
-        selector=f"{NODE_POOL_LABEL}={pool}",
-        on_change=state,
-    )
-
-
-def _usable(node: GpuNode) -> bool:
-    return node.ready and node.schedulable and node.gpus > 0
-
-
-def _describe(node: GpuNode) -> str:
-    why = f" ({node.not_ready})" if node.not_ready else ""
-    return f"{node.name}: ready {node.ready}{why}, schedulable {node.schedulable}, {node.gpus} GPUs"

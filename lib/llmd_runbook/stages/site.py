@@ -25,8 +25,17 @@ def kubernetes(profile: Profile) -> Kubernetes:
 
 def gke_pool(profile: Profile) -> GkePool:
     """The profile's GPU node pool."""
+    return _pool(profile, profile.pool.name)
+
+
+def spot_pool(profile: Profile) -> GkePool:
+    """The spot pool that the profile names for Pattern 3."""
+    return _pool(profile, profile.pool.spot)
+
+
+def _pool(profile: Profile, name: str) -> GkePool:
     pool = profile.pool
-    return GkePool(pool.project, pool.location, pool.cluster, pool.name, before_change=lock.guard(profile))
+    return GkePool(pool.project, pool.location, pool.cluster, name, before_change=lock.guard(profile))
 
 
 def driver(profile: Profile, pattern: Pattern, *, offline: bool = False) -> Driver:

@@ -84,7 +84,9 @@ def _require_announced_names(profile: Profile, new: Rendered) -> None:
 
 
 def nodes_afterwards(profile: Profile) -> int:
-    """Nodes that a surge leaves in the pool once Pattern 1 is gone."""
+    """Nodes that a surge leaves in the pool once Pattern 1 is gone; its own, where Pattern 3 is on a spot pool."""
+    if profile.pool.spot:
+        return profile.pattern1.replicas + profile.nodes_beside
     return nodes_needed(
         "recreate",
         pool_nodes=profile.pool.nodes,

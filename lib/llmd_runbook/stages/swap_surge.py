@@ -8,12 +8,13 @@ from llmd_runbook.clients.kubernetes import Kubernetes
 from llmd_runbook.errors import DeadlineExceeded, GateFailed
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages import (
+    gpu_wait,
     pool_shrink,
-    scale_pool,
     site,
     swap_compare,
     swap_drain,
     swap_gates,
+    swap_plan,
     swap_steps,
     traffic,
     verify,
@@ -72,7 +73,7 @@ def shrink(stage: StageRun) -> None:
         if profile.pool.mode == "autoscale":
             step.skipped("the autoscaler takes what is idle")
         else:
-            wanted = profile.pool.nodes + profile.nodes_beside
+            wanted = swap_plan.nodes_afterwards(profile)
             pool_shrink.shrink(stage, kube, step, wanted, least=0, minimum=wanted)
     with stage.step("see that no replica went with a node") as step:
         servers = site.model_servers(site.driver(profile, profile.pattern3).render(), profile)
@@ -89,16 +90,16 @@ def wait_for_gpus(stage: StageRun, kube: Kubernetes) -> None:
     profile = stage.profile
     if profile.pool.mode == "autoscale":
         return  # the nodes come for pods that wait
-    old = len(swap_steps.pods_of(stage, kube, profile.pattern1))
-    needed = old + profile.pattern3.replicas
+    old = 0 if profile.pool.spot else len(swap_steps.pods_of(stage, kube, profile.pattern1))
+    needed, pool = old + profile.pattern3.replicas, profile.pool.of_pattern3
     with stage.step(f"wait for {needed} nodes with GPUs") as step:
         try:
-            usable = scale_pool.wait_for_gpus(kube, profile.pool.name, needed, profile.pool.ready_timeout_s, step)
+            usable = gpu_wait.wait_for_gpus(kube, pool, needed, profile.pool.ready_timeout_s, step)
         except DeadlineExceeded as error:
             raise DeadlineExceeded(
                 f"surge needs {needed} GPU nodes at once: {old} for Pattern 1 and {profile.pattern3.replicas} "
                 "for Pattern 3; nothing was changed",
-                where=f"pool {profile.pool.name}",
+                where=f"pool {pool}",
                 reason=error.reason,
                 remedy="run stage 02, which sizes the pool for surge; where there are no more GPUs, "
                 "set swap.strategy to recreate",

@@ -65,7 +65,7 @@ def replicas_and_gpus(stage: StageRun) -> Shown:
     kube = site.kubernetes(profile)
     with stage.step("read replicas and GPUs"):
         pods = _pods(stage)
-        nodes = {node.name: node for node in gpu_nodes(kube, profile.pool.name)}
+        nodes = {node.name: node for node in gpu_nodes(kube, profile.pool.of_pattern3)}
         servers = site.model_servers(site.driver(profile, profile.pattern3).render(), profile)
         deployment = kube.find(DEPLOYMENTS, servers.name, profile.namespace)
     available = int((deployment or {}).get("status", {}).get("availableReplicas", 0))
@@ -82,7 +82,7 @@ def replicas_and_gpus(stage: StageRun) -> Shown:
     stage.check(
         GPUS.judge(
             len(holding) == len(pods) == wanted,
-            expected=f"{wanted} replicas with 1 GPU each, on nodes of {profile.pool.name}",
+            expected=f"{wanted} replicas with 1 GPU each, on nodes of {profile.pool.of_pattern3}",
             observed=f"{len(holding)} of {len(pods)}",
             evidence=[f"{pod.name} on {_where(pod, nodes)}: {pod.gpus} GPU" for pod in pods],
         )

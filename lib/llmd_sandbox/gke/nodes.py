@@ -123,7 +123,7 @@ class Nodes:
 def _node(pool: Pool, zone: str, taken: dict[str, Object]) -> Object:
     stem = group(pool, zone).removesuffix("-grp")
     name = next(name for name in iter(lambda: f"{stem}-{_suffix()}", "") if name not in taken)
-    labels = {
+    labels = pool.labels | {
         POOL_LABEL: pool.name,
         "cloud.google.com/machine-family": pool.machine_type.split("-")[0],
         "kubernetes.io/arch": "amd64",
@@ -137,7 +137,9 @@ def _node(pool: Pool, zone: str, taken: dict[str, Object]) -> Object:
     if pool.accelerator:
         labels["cloud.google.com/gke-accelerator"] = pool.accelerator
         labels["cloud.google.com/gke-accelerator-count"] = str(pool.accelerator_count)
-        spec["taints"] = [GPU_TAINT]
+        spec["taints"] = [GPU_TAINT, *pool.taints]
+    if pool.spot:
+        labels |= {"cloud.google.com/gke-spot": "true", "cloud.google.com/gke-provisioning": "spot"}
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}, "spec": spec}
 
 

@@ -23,7 +23,12 @@ from llmd_sandbox.kube import ApiStatus
 log = logging.getLogger(__name__)
 
 _PENDING_S = 1.0
-_DURATION_S = {"SET_NODE_POOL_SIZE": 60.0, "UPDATE_CLUSTER": 10.0}
+_DURATION_S = {
+    "SET_NODE_POOL_SIZE": 60.0,
+    "UPDATE_CLUSTER": 10.0,
+    "CREATE_NODE_POOL": 60.0,
+    "DELETE_NODE_POOL": 60.0,
+}
 BOOT_S = 40.0
 """From the request for a machine to its registration as a node."""
 _CANCELLED, _RESOURCE_EXHAUSTED, _INTERNAL = 1, 8, 13
@@ -80,7 +85,7 @@ class Operations:
         if running := self._state.running():
             raise GoogleError("FAILED_PRECONDITION", f"Cluster is running incompatible operation {running.name}.")
         if goal.node_count is not None:
-            self._require_quota(goal.pool, goal.node_count)
+            self._require_quota(goal.created or self._state.pool(goal.pool), goal.node_count)
         operation = Operation(
             name=f"operation-{time.time_ns() // 1_000_000}-{uuid.uuid4()}",
             type=kind,
@@ -88,6 +93,8 @@ class Operations:
             start_time=now(),
         )
         self._state.operations = [*self._state.operations, operation][-_KEPT:]
+        if goal.created:
+            self._state.pools.append(goal.created.model_copy(deep=True))
         self._save()
         self._task = asyncio.create_task(self._run(operation))
         return operation
@@ -110,17 +117,18 @@ class Operations:
         self._save()
         self._task.cancel()
 
-    def _require_quota(self, name: str, node_count: int) -> None:
-        wanted = sum(
-            (node_count * len(pool.targets) if pool.name == name else pool.target_size) * pool.accelerator_count
-            for pool in self._state.pools
-        )
+    def _require_quota(self, sized: Pool | None, node_count: int) -> None:
+        if sized is None:
+            return
         used = sum(pool.target_size * pool.accelerator_count for pool in self._state.pools)
+        more = node_count * len(sized.targets) - sized.target_size
+        wanted = used + more * sized.accelerator_count
         if wanted > self._state.gpu_quota and wanted > used:
             quota = self._state.gpu_quota
             raise GoogleError(
                 "PERMISSION_DENIED",
-                f'Insufficient regional quota to satisfy request: resource "NVIDIA_T4_GPUS": request '
+                f"Insufficient regional quota to satisfy request: resource "
+                f'"{"PREEMPTIBLE_" if sized.spot else ""}NVIDIA_T4_GPUS": request '
                 f"requires '{wanted - used}.0' and is short '{wanted - quota}.0'. project has a quota of "
                 f"'{quota}.0' with '{max(0, quota - used)}.0' available. View and manage quotas at "
                 f"https://console.cloud.google.com/iam-admin/quotas?usage=USED&project={PROJECT}.",
@@ -135,6 +143,8 @@ class Operations:
             earliest_end = loop.time() + _DURATION_S[operation.type] * self._scale
             await self._reach(operation.goal)
             await asyncio.sleep(earliest_end - loop.time())
+            if operation.goal.deleted:
+                self._state.pools = [pool for pool in self._state.pools if pool.name != operation.goal.pool]
         except _Stockout as stockout:
             self._finish(operation, _RESOURCE_EXHAUSTED, str(stockout))
         except (ApiStatus, aiohttp.ClientError, TimeoutError) as error:
@@ -149,7 +159,11 @@ class Operations:
 
     async def _reach(self, goal: Goal) -> None:
         pool = self._state.pool(goal.pool)
-        assert pool is not None, "a pool is never deleted here"
+        if pool is None:
+            return  # deleted before an interruption
+        if goal.deleted:
+            async with self.sizing:
+                await self._nodes.shrink(pool, {zone: len(self._nodes.of(pool.name, zone)) for zone in pool.targets})
         if goal.autoscaling is not None:
             pool.autoscaling = goal.autoscaling
         if goal.node_count is not None:

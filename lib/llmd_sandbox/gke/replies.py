@@ -28,6 +28,7 @@ _HTTP_STATUS = {
     "FAILED_PRECONDITION": 400,
     "PERMISSION_DENIED": 403,
     "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
 }
 
 
@@ -79,9 +80,16 @@ def node_pool(pool: Pool, state: State, version: str) -> Json:
         config["accelerators"] = [
             {"acceleratorCount": str(pool.accelerator_count), "acceleratorType": pool.accelerator}
         ]
-        config["taints"] = [{**GPU_TAINT, "effect": "NO_SCHEDULE"}]
+        config["taints"] = [{**taint, "effect": "NO_SCHEDULE"} for taint in [GPU_TAINT, *pool.taints]]
+    if pool.spot:
+        config["spot"] = True
+    if pool.labels:
+        config["labels"] = pool.labels
     running = state.running()
-    busy = running is not None and running.goal.pool == pool.name
+    goal = running.goal if running is not None and running.goal.pool == pool.name else None
+    status = "RUNNING_WITH_ERROR" if pool.stockout else "RUNNING"
+    if goal is not None:
+        status = "PROVISIONING" if goal.created else "STOPPING" if goal.deleted else "RECONCILING"
     conditions = []
     if pool.stockout:
         conditions = [{"code": "GCE_STOCKOUT", "canonicalCode": "RESOURCE_EXHAUSTED", "message": pool.stockout}]
@@ -95,7 +103,7 @@ def node_pool(pool: Pool, state: State, version: str) -> Json:
         "selfLink": f"{_CLUSTER_LINK}/nodePools/{pool.name}",
         "version": version,
         "instanceGroupUrls": [group_url(pool, zone) for zone in pool.targets],
-        "status": "RECONCILING" if busy else "RUNNING_WITH_ERROR" if pool.stockout else "RUNNING",
+        "status": status,
         "conditions": conditions,
     }
 

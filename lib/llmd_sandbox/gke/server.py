@@ -24,7 +24,7 @@ from llmd_sandbox.gke.nodes import Nodes
 from llmd_sandbox.gke.operations import Operations
 from llmd_sandbox.gke.reclaim import Reclaim
 from llmd_sandbox.gke.replies import GoogleError, Json
-from llmd_sandbox.gke.state import CLUSTER, LOCATION, PROJECT, Autoscaling, Goal, Operation, Pool, State
+from llmd_sandbox.gke.state import CLUSTER, LOCATION, PROJECT, ZONES, Autoscaling, Goal, Operation, Pool, State
 from llmd_sandbox.kube import KubeApi
 from llmd_sandbox.site import Site
 
@@ -90,7 +90,9 @@ class GkeServer:
                 Route(_CLUSTER, self._get_cluster, methods=get),
                 Route(_CLUSTER, self._update_cluster, methods=["PUT"]),
                 Route(_CLUSTER + "/nodePools", self._list_pools, methods=get),
+                Route(_CLUSTER + "/nodePools", self._create_pool, methods=post),
                 Route(_POOL, self._get_pool, methods=get),
+                Route(_POOL, self._delete_pool, methods=["DELETE"]),
                 Route(_LOCATION + "/operations", self._list_operations, methods=get),
                 Route(_OPERATION, self._get_operation, methods=get),
                 Route("/faults", self._set_faults, methods=["PUT"]),
@@ -138,6 +140,20 @@ class GkeServer:
         _require_cluster(request, "clusters.get")
         pool = self._pool(request, request.path_params["pool"])
         return JSONResponse(replies.node_pool(pool, self._state, self._version))
+
+    async def _create_pool(self, request: Request) -> Response:
+        _require_cluster(request, "clusters.update")
+        pool = _new_pool((await _body(request)).get("nodePool", {}))
+        if self._state.pool(pool.name):
+            name = f"{_cluster_name(request)}/nodePools/{pool.name}"
+            raise GoogleError("ALREADY_EXISTS", f"Already exists: {name}.")
+        goal = Goal(pool=pool.name, node_count=pool.initial_node_count, created=pool)
+        return self._started("CREATE_NODE_POOL", goal)
+
+    async def _delete_pool(self, request: Request) -> Response:
+        _require_cluster(request, "clusters.update")
+        pool = self._pool(request, request.path_params["pool"])
+        return self._started("DELETE_NODE_POOL", Goal(pool=pool.name, deleted=True))
 
     async def _set_size(self, request: Request) -> Response:
         _require_cluster(request, "clusters.update")
@@ -268,6 +284,28 @@ def _autoscaling_goal(pool: Pool, wanted: Json) -> Goal:
             f"not {bounds.least} and {bounds.most}.",
         )
     return Goal(pool=pool.name, autoscaling=bounds)
+
+
+def _new_pool(wanted: Json) -> Pool:
+    """A pool as its creation asks for it; machines start when the operation runs."""
+    config = wanted.get("config", {})
+    accelerators = config.get("accelerators") or [{}]
+    zones, count = wanted.get("locations") or [LOCATION], wanted.get("initialNodeCount", 0)
+    if not wanted.get("name") or not set(zones) <= set(ZONES) or not 0 <= count <= _MAX_NODES:
+        raise GoogleError(
+            "INVALID_ARGUMENT", f"A node pool needs a name, zones of {', '.join(ZONES)} and a node count."
+        )
+    return Pool(
+        name=wanted["name"],
+        machine_type=config.get("machineType", "e2-medium"),
+        initial_node_count=count,
+        targets=dict.fromkeys(zones, 0),
+        accelerator=accelerators[0].get("acceleratorType"),
+        accelerator_count=int(accelerators[0].get("acceleratorCount", 0)),
+        spot=config.get("spot", False),
+        labels=config.get("labels", {}),
+        taints=[taint | {"effect": "NoSchedule"} for taint in config.get("taints", [])],
+    )
 
 
 async def _body(request: Request) -> Json:

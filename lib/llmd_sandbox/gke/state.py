@@ -60,6 +60,10 @@ class Pool(_Model):
     accelerator_count: int = 0
     autoscaling: Autoscaling = Field(default_factory=Autoscaling)
     stockout: str | None = None
+    spot: bool = False
+    labels: dict[str, str] = Field(default_factory=dict)
+    taints: list[dict[str, str]] = Field(default_factory=list)
+    """Labels and taints that were asked for when it was created, as Nodes have them."""
 
     @property
     def target_size(self) -> int:
@@ -73,6 +77,8 @@ class Goal(_Model):
     pool: str
     node_count: int | None = None
     autoscaling: Autoscaling | None = None
+    created: Pool | None = None
+    deleted: bool = False
 
 
 class Operation(_Model):

@@ -51,6 +51,7 @@ class Gke:
                 flex_start=False,
                 spot=False,
                 preemptible=False,
+                labels={},
                 reservation_affinity=SimpleNamespace(
                     values=[], consume_reservation_type=SimpleNamespace(name="UNSPECIFIED")
                 ),

@@ -148,6 +148,28 @@ def test_sets_bounds_of_the_whole_pool(gke: Site) -> None:
     assert pool().describe().bounds == bounds
 
 
+@SLOW
+def test_a_spot_pool_is_created_like_another_found_and_deleted(gke: Site) -> None:
+    spot = pool("spot")
+    assert spot.find() is None
+    spot.wait(spot.create_spot("nvidia-t4-pool", "us-central1-b", 0), 60)
+    found, like = spot.find(), pool().describe()
+    assert found is not None
+    assert (found.provisioning, found.ours, found.locations) == ("spot", True, ("us-central1-b",))
+    assert (found.machine_type, found.accelerator_type) == (like.machine_type, like.accelerator_type)
+    assert (like.provisioning, like.ours) == ("standard", False)
+    spot.wait(spot.delete(), 60)
+    assert spot.find() is None
+    with pytest.raises(NotFound):
+        spot.delete()
+
+
+@pytest.mark.usefixtures("gke")
+def test_that_a_pool_is_not_there_is_not_said_of_a_cluster_that_is_not_there() -> None:
+    with pytest.raises(NotFound, match="cannot read cluster"):
+        GkePool("sandbox-project", "us-central1-a", "other", "spot").find()
+
+
 @pytest.mark.parametrize(
     ("bounds", "in_all", "said"),
     [

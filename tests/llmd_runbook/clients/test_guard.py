@@ -33,10 +33,12 @@ KUBERNETES: dict[str, Callable[[Kubernetes], object]] = {
 }
 KUBERNETES_READS = {"get", "find", "all", "raw", "logs", "follow", "wait", "may", "server", "authority"}
 GKE: dict[str, Callable[[GkePool], object]] = {
+    "create_spot": lambda pool: pool.create_spot("nvidia-t4-pool", "us-central1-a", 1),
+    "delete": lambda pool: pool.delete(),
     "set_autoscaling": lambda pool: pool.set_autoscaling(Bounds(0, 3)),
     "set_size": lambda pool: pool.set_size(3),
 }
-GKE_READS = {"describe", "cluster", "operations", "running_operations", "begun_since", "operation", "wait"}
+GKE_READS = {"describe", "find", "cluster", "operations", "running_operations", "begun_since", "operation", "wait"}
 DRIVERS: dict[str, Callable[[Driver], object]] = {
     "apply": lambda driver: driver.apply(lambda line: None),
     "destroy": lambda driver: driver.destroy(lambda line: None),

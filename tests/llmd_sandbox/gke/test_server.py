@@ -340,7 +340,11 @@ async def test_autoscaling_by_both_methods(gke: Gke) -> None:
             400,
             "INVALID_ARGUMENT",
         ),
-        ("DELETE", POOL, None, 405, "UNIMPLEMENTED"),
+        ("DELETE", POOL + "s", None, 404, "NOT_FOUND"),
+        ("POST", CLUSTER + "/nodePools", {"nodePool": {"name": "nvidia-t4-pool"}}, 409, "ALREADY_EXISTS"),
+        ("POST", CLUSTER + "/nodePools", {"nodePool": {"initialNodeCount": 1}}, 400, "INVALID_ARGUMENT"),
+        ("POST", CLUSTER + "/nodePools", {"nodePool": {"name": "x", "locations": ["eu"]}}, 400, "INVALID_ARGUMENT"),
+        ("PATCH", POOL, None, 405, "UNIMPLEMENTED"),
         ("GET", "/v1/nothing", None, 404, "NOT_FOUND"),
     ],
 )
@@ -542,3 +546,45 @@ async def test_without_autoscaling_nothing_acts(
             gke.api.waiting_pod(name)
         await asyncio.sleep(0.5)
         assert (len(gke.api.gpu_nodes()), gke.api.events) == (1, [])
+
+
+SPOT = {
+    "name": "spot",
+    "initialNodeCount": 2,
+    "locations": ["us-central1-b"],
+    "config": {
+        "machineType": "n1-standard-4",
+        "spot": True,
+        "accelerators": [{"acceleratorType": "nvidia-tesla-t4", "acceleratorCount": "1"}],
+        "taints": [{"key": "cloud.google.com/gke-spot", "value": "true", "effect": "NO_SCHEDULE"}],
+    },
+}
+
+
+async def test_a_spot_pool_is_created_and_deleted(gke: Gke) -> None:
+    _, operation = await gke.call("POST", CLUSTER + "/nodePools", {"nodePool": SPOT})
+    path = CLUSTER + "/nodePools/spot"
+    await gke.done(operation["name"])
+    _, pool = await gke.call("GET", path)
+    assert (pool["status"], pool["locations"], pool["config"]["spot"]) == ("RUNNING", ["us-central1-b"], True)
+    nodes = [node for node in gke.api.objects["nodes"].values() if "-spot-" in node["metadata"]["name"]]
+    assert len(nodes) == 2
+    labels = nodes[0]["metadata"]["labels"]
+    assert (labels["cloud.google.com/gke-spot"], labels["topology.kubernetes.io/zone"]) == ("true", "us-central1-b")
+    assert {taint["key"] for taint in nodes[0]["spec"]["taints"]} == {GPU, "cloud.google.com/gke-spot"}
+    gke.api.pod("a", nodes[0]["metadata"]["name"])
+    gke.api.grace.clear()
+    _, operation = await gke.call("DELETE", path)
+    assert (await gke.call("GET", path))[1]["status"] == "STOPPING"
+    gke.api.grace.set()
+    assert (await gke.done(operation["name"]))["operationType"] == "DELETE_NODE_POOL"
+    assert (await gke.call("GET", path))[0] == 404
+    assert not [name for name in gke.api.objects["nodes"] if "-spot-" in name]
+
+
+async def test_a_spot_pool_beyond_the_quota_is_refused_and_not_there(gke: Gke) -> None:
+    wanted = {"nodePool": SPOT | {"initialNodeCount": 8}}
+    status, answer = await gke.call("POST", CLUSTER + "/nodePools", wanted)
+    assert (status, answer["error"]["status"]) == (403, "PERMISSION_DENIED")
+    assert "PREEMPTIBLE_NVIDIA_T4_GPUS" in answer["error"]["message"]
+    assert (await gke.call("GET", CLUSTER + "/nodePools/spot"))[0] == 404
