@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from llmd_runbook.clients.gke import SPOT_LABEL, Bounds
+from llmd_runbook.clients.gke import SPOT_LABEL, Bounds, GkePool
 from llmd_runbook.clients.kubernetes import EVENTS, NODES
 from llmd_runbook.errors import DeadlineExceeded
 from llmd_runbook.run import begin
@@ -35,6 +35,7 @@ from tests.end_to_end.bench import SERVERS3, Bench, all_pass, broken
 from tests.end_to_end.callers import variant, with_values
 from tests.end_to_end.cases import fails
 from tests.end_to_end.conftest import Sandbox
+from tests.guards import anything
 
 IDLE_S = 4
 SANDBOX_OPTIONS = ("--gpu-zones", "2", "--autoscaler-idle-s", str(IDLE_S))
@@ -214,3 +215,15 @@ def test_the_spot_pool_goes_with_pattern_3(bench: Bench, tmp_path: Path) -> None
     assert gpu_nodes(bench.kube, "t4-spot") == []
     all_pass(other.judge("07_cleanup", *BACK))
     assert begun(bench, "DELETE_NODE_POOL") == 1
+
+
+def test_what_a_killed_attempt_began_is_waited_for_and_not_repeated(bench: Bench, tmp_path: Path) -> None:
+    other = on_spot(bench, tmp_path)
+    place = bench.profile.pool
+    spot = GkePool(place.project, place.location, place.cluster, "t4-spot", before_change=anything)
+    before = begun(bench, "CREATE_NODE_POOL"), begun(bench, "DELETE_NODE_POOL")
+    spot.create_spot(place.name, "us-central1-a", 3)
+    all_pass(other.judge("02_scale_pool", *SCALE))
+    spot.delete()
+    all_pass(other.judge("07_cleanup", *BACK))
+    assert (begun(bench, "CREATE_NODE_POOL"), begun(bench, "DELETE_NODE_POOL")) == (before[0] + 1, before[1] + 1)

@@ -201,14 +201,16 @@ def _warnings(profile: Profile, one: Rendered, at_most_s: float) -> list[str]:
 def _durations(stage: StageRun) -> list[Duration]:
     profile = stage.profile
     one, three, route_s = profile.pattern1, profile.pattern3, profile.route.ready_timeout_s
-    end = ("shrink the GPU pool", profile.pool.ready_timeout_s, "pool.ready_timeout_s")
+    end = [("shrink the GPU pool", profile.pool.ready_timeout_s, "pool.ready_timeout_s")]
+    if profile.pool.spot:
+        end.append(("delete the spot pool", profile.pool.ready_timeout_s, "pool.ready_timeout_s"))
     if profile.cleanup.option == "scale_to_zero":
         return plan_parts.durations(
-            stage, [("scale Pattern 3 to zero", three.ready_timeout_s, "pattern3.ready_timeout_s"), end]
+            stage, [("scale Pattern 3 to zero", three.ready_timeout_s, "pattern3.ready_timeout_s"), *end]
         )
     gone = (f"wait until the pods of {three.model} are gone", three.ready_timeout_s, "pattern3.ready_timeout_s")
     if profile.cleanup.option == "delete":
-        return plan_parts.durations(stage, [gone, end])
+        return plan_parts.durations(stage, [gone, *end])
     return plan_parts.durations(
         stage,
         [
@@ -217,7 +219,7 @@ def _durations(stage: StageRun) -> list[Duration]:
             ("wait for the endpoint picker and the Gateway", one.ready_timeout_s + route_s, "pattern1 and route"),
             (f"move the HTTPRoute to {one.inference_pool}", route_s, "route.ready_timeout_s"),
             ("wait until requests arrive", route_s, "route.ready_timeout_s"),
-            end,
+            *end,
         ],
     )
 

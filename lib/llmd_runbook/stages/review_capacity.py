@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kubernetes.utils.quantity import parse_quantity
 
@@ -70,6 +70,9 @@ def capacity(stage: StageRun) -> Shown:
     stage.check(judge_capacity(state, trouble or refused, live=len(nodes), wanted=wanted))
     stage.check(judge_fit(servers, nodes))
     stage.note("Quota and reservations", quota_note(profile.pool, state, max(0, wanted - len(nodes))))
+    if profile.pool.spot and state:
+        spot = quota_note(profile.pool, replace(state, provisioning="spot"), profile.pattern3.replicas)
+        stage.note(f"Spot pool {profile.pool.spot}", spot)
     zones = Counter(node.zone for node in nodes)
     places = sorted({*zones, *(state.locations if state else ())})
     if len(places) > 1:

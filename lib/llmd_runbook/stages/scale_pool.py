@@ -91,7 +91,7 @@ def _plan(stage: StageRun, kube: Kubernetes, wanted: int) -> Plan:
         grows, spot_then = grows or any(change.needed for change in more_changes), int(more_changes[-1].after)
     return Plan(
         changes,
-        _warnings(profile, state, target),
+        _warnings(profile, state, target, grows=grows),
         durations=_durations(stage) if grows else [],
         prices=plan_parts.prices(kube, profile, nodes_now=target.now, nodes_then=target.then, spot_then=spot_then),
         prices_as_of=plan_parts.as_of(profile),
@@ -102,11 +102,11 @@ def _plan(stage: StageRun, kube: Kubernetes, wanted: int) -> Plan:
     )
 
 
-def _warnings(profile: Profile, state: PoolState, target: PoolTarget) -> list[str]:
+def _warnings(profile: Profile, state: PoolState, target: PoolTarget, *, grows: bool) -> list[str]:
     """What to know of the change: money, whose sizes count a zone, and what an autoscaler does meanwhile."""
     said, each = [], profile.prices.gpu_node_usd_per_hour
     short = target.needed - target.now
-    if target.size is not None:
+    if grows:
         said.append("New nodes cost money from the moment that they start, and until stage 07 or you remove them.")
     if target.arithmetic:
         spare = target.then - target.needed

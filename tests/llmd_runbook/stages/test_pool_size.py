@@ -34,6 +34,15 @@ def test_pattern_2_holds_nodes_of_its_own(strategy: Literal["recreate", "surge"]
     assert nodes_needed(strategy, **sizes, pattern2_replicas=1) == needed
 
 
+@pytest.mark.parametrize("strategy", ["recreate", "surge"])
+def test_beside_a_spot_pool_the_pool_keeps_what_is_not_pattern_3s(strategy: Literal["recreate", "surge"]) -> None:
+    sizes = {"pool_nodes": 0, "pattern1_replicas": 1, "pattern3_replicas": 0, "pattern2_replicas": 1}
+    assert nodes_needed(strategy, **sizes, max_nodes=5) == 2
+    with pytest.raises(UsageError) as refused:
+        nodes_needed(strategy, **sizes, max_nodes=1)
+    assert "pattern1.replicas 1, Pattern 3 being on the spot pool + pattern2.replicas 1 = 2" in str(refused.value)
+
+
 def test_a_fifth_replica_beside_pattern_2_is_refused_with_the_arithmetic() -> None:
     with pytest.raises(UsageError, match="needs 6 nodes, and the pool may have 5") as refused:
         nodes_needed(

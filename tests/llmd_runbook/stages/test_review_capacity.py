@@ -47,6 +47,11 @@ def test_a_pool_that_cannot_grow(state: PoolState, said: str) -> None:
     assert said in check.observed
 
 
+def test_a_pool_whose_zones_do_not_give_the_nodes() -> None:
+    check = judge_capacity(POOL, "4 nodes in 3 zones are 6, and the pool may have 5", live=1, wanted=4)
+    assert (check.verdict, check.observed) == (Verdict.FAIL, "4 nodes in 3 zones are 6, and the pool may have 5")
+
+
 def test_another_condition_is_shown_and_does_not_fail() -> None:
     check = judge_capacity(replace(POOL, conditions=("SET_BY_OPERATOR: x",)), "", live=1, wanted=3)
     assert check.verdict is Verdict.PASS

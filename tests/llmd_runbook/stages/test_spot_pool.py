@@ -113,7 +113,9 @@ def test_its_creation_is_planned_with_nodes_gpus_dollars_and_what_spot_means(ope
     }
     assert rows(result, 1)["GPU nodes, spot"] == [0, 3, 0.25, 0.75]
     assert rows(result, 1)["other nodes"][0] == 0
-    assert any("with 30 s notice" in note.text for note in result.notes)
+    notes = [note.text for note in result.notes]
+    assert any("with 30 s notice" in note for note in notes)
+    assert any(note.startswith("New nodes cost money") for note in notes)
     assert '"spot_pool":{"name":"spot","nodes":3}' in result.approvals[0].intent.replace(" ", "")
 
 
@@ -180,6 +182,7 @@ def test_its_deletion_is_planned_with_every_option(opened: Opened, bench: Bench,
     assert rows(result)["node pool spot"] == ["spot, n1-standard-4, 1 x t4", "absent", "change"]
     assert rows(result)["nodes and GPUs of spot"] == ["3", "0", "change"]
     assert rows(result, 1)["GPU nodes, spot"] == [3, 0, 0.25, -0.75]
+    assert "delete the spot pool" in rows(result, 2)
     assert '"delete_pool":"spot"' in result.approvals[0].intent
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmd_runbook.clients.gke import OperationState
+from llmd_runbook.clients.gke import Bounds, OperationState
 from llmd_runbook.clients.kubernetes import DEPLOYMENTS, HTTP_ROUTES, NAMESPACES, NODES, PODS
 from llmd_runbook.errors import ApprovalNeeded, Conflict, Forbidden, ProfileError, UsageError
 from llmd_runbook.plans import Intent
@@ -17,6 +17,8 @@ from llmd_runbook.run import StageRun, begin
 from llmd_runbook.run.context import PLAN_ONLY_VARIABLE
 from llmd_runbook.stages import gate, site, swap_patterns, swap_plan, traffic
 from llmd_runbook.stages.plan_facts import POOL_CHANGE, ROUTE_CHANGE, release_change, target_nodes
+from llmd_runbook.stages.pool_shrink import bounds_left
+from llmd_runbook.stages.pool_target import bounds_held
 from llmd_runbook.topology import NODE_POOL_LABEL
 from llmd_runbook.verdicts import StageResult, StepStatus
 from tests.llmd_runbook.conftest import PROFILE, Bench
@@ -414,3 +416,36 @@ def test_the_pool_is_sized_for_what_runs(world: World) -> None:
     assert target_nodes(world.profile, world.kube) == 3
     del world.kube.objects[DEPLOYMENTS.path(NS, "ms-one")]
     assert target_nodes(world.profile, world.kube) == 3
+
+
+def test_a_surge_leaves_the_bounds_that_stage_02_holds_to_afterwards(world: World) -> None:
+    """Looking again at what 02 left, once Pattern 1 is gone, finds nothing to do."""
+    world.profile_with(new="swap: {strategy: surge}\n")
+    world.pool.bounds = Bounds(4, 5)
+    assert rows(world.planned())["autoscaling of the pool (nodes)"] == ["4 to 5", "3 to 5", "change"]
+    state = world.pool.describe()
+    del world.kube.objects[DEPLOYMENTS.path(NS, "ms-one")]
+    after = bounds_left(world.profile, state, swap_plan.nodes_afterwards(world.profile))
+    assert after == bounds_held(world.profile, state, target_nodes(world.profile, world.kube)) == Bounds(3, 5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "nodes", "said"),
+    [
+        ("autoscale", "3", "The autoscaler makes them once pods wait for a GPU."),
+        ("observe", "1", "Run stage 02 first, or pods will wait for a node."),
+    ],
+)
+def test_who_makes_the_nodes_that_are_missing_is_said(world: World, mode: str, nodes: str, said: str) -> None:
+    world.profile_with("nodes: 3}", f"nodes: 3, mode: {mode}}}")
+    result = world.planned()
+    assert rows(result)["nodes of the pool"][:2] == ["1", nodes]
+    assert f"Nodes of the pool: 1, needed: 3. {said}" in [note.text for note in result.notes]
+
+
+def test_a_surge_beside_a_spot_pool_keeps_pattern_1s_node(world: World) -> None:
+    """The way back needs it, and stage 02 holds to it."""
+    world.profile_with("nodes: 3}", "nodes: 3, spot: spot}\nswap: {strategy: surge}")
+    assert swap_plan.nodes_afterwards(world.profile) == 1
+    del world.kube.objects[DEPLOYMENTS.path(NS, "ms-one")]
+    assert target_nodes(world.profile, world.kube) == 1
