@@ -9,7 +9,6 @@ when none failed and every required lane passed, else 1; 130 when interrupted.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -33,17 +32,6 @@ _TELL_S = 120.0
 _END_GRACE_S = 20.0
 _PR_SET_CHILD_SUBREAPER = 36
 _SANDBOX = str(Path(sys.executable).parent / "llmd-sandbox")
-
-_AHEAD = """
-import json, os, subprocess, sys
-os.nice(19)
-try:
-    open("/proc/self/autogroup", "w").write("19")
-except OSError:
-    pass  # a kernel that knows no sessions' shares
-for words in json.loads(sys.argv[1]):
-    subprocess.run(words, check=False)
-"""
 
 
 class Result(StrEnum):
@@ -101,55 +89,16 @@ LANES = [
 ]
 
 
-class Ahead:
-    """Obtains what later lanes need, one after another, on processors that nobody else wants.
-
-    Tests wait more than they compute; what comes of this is judged when each lane's turn comes.
-    """
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, needs: Sequence[Sequence[str]]) -> None:
-        """Begin; returns at once."""
-        words = [sys.executable, "-c", _AHEAD, json.dumps(needs)]
-        self.process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def pids(self) -> set[int]:
-        """Its processes, which are no lane's."""
-        if self.process is None or self.process.poll() is not None:
-            return set()
-        with suppress(psutil.NoSuchProcess):
-            mine = psutil.Process(self.process.pid)
-            return {mine.pid, *(each.pid for each in mine.children(recursive=True))}
-        return set()
-
-    def end(self) -> None:
-        """Kill it; builds go on from there the next time."""
-        found: list[psutil.Process] = []
-        for pid in self.pids():
-            with suppress(psutil.NoSuchProcess):
-                found.append(psutil.Process(pid))
-        _signal(found, signal.SIGKILL)
-        psutil.wait_procs(found, timeout=_END_GRACE_S)
-
-
 class Watch:
     """A lane's processes: their largest memory at once, shared pages counted once (PSS), and their end.
 
-    They are this process's descendants without those of `ahead`; what a lane starts in the background becomes a child
-    of this process when its own parent ends (Linux), and is buried at once when it ends, as init would.
+    They are this process's descendants; what a lane starts in the background becomes a child of this process when its
+    own parent ends (Linux), and is buried at once when it ends, as init would.
     """
 
-    def __init__(self, tell: Callable[[int], None], ahead: Ahead) -> None:
+    def __init__(self, tell: Callable[[int], None]) -> None:
         self.peak_bytes = 0
-        self._tell, self._ahead = tell, ahead
+        self._tell = tell
         self._command: subprocess.Popen[str] | None = None
         self._over, self._starting = threading.Event(), threading.Lock()
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._look, self._undertake)]
@@ -197,8 +146,7 @@ class Watch:
             self._bury()
 
     def _processes(self) -> list[psutil.Process]:
-        others = self._ahead.pids()
-        return [each for each in psutil.Process().children(recursive=True) if each.pid not in others]
+        return psutil.Process().children(recursive=True)
 
     def _measure(self) -> int:
         now = sum(map(_pss, self._processes()))
@@ -206,17 +154,16 @@ class Watch:
         return now
 
     def _bury(self) -> None:
-        """Bury every dead child; whose status somebody asks for, that one by its Popen, which keeps it."""
+        """Bury every dead child; the lane's own command by its Popen, which keeps the status."""
         with self._starting, suppress(ChildProcessError):
-            kept = {each.pid: each for each in (self._command, self._ahead.process) if each}
             while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                if dead.si_pid in kept:
-                    kept[dead.si_pid].poll()
+                if self._command and dead.si_pid == self._command.pid:
+                    self._command.poll()
                 else:
                     os.waitpid(dead.si_pid, 0)
 
 
-def run(lane: Lane, began: float, ahead: Ahead, clock: Callable[[], float] = time.monotonic) -> Row:
+def run(lane: Lane, began: float, clock: Callable[[], float] = time.monotonic) -> Row:
     """Run one lane; `began` is when everything began, by the same clock."""
     started = clock()
     left_s = END_S - (started - began)
@@ -227,7 +174,7 @@ def run(lane: Lane, began: float, ahead: Ahead, clock: Callable[[], float] = tim
     def tell(now: int) -> None:
         print(f"... {lane.name}: {(clock() - started) / 60:.0f} minutes, {now / 1e9:.1f} GB now", flush=True)
 
-    with Watch(tell, ahead) as watch:
+    with Watch(tell) as watch:
         result, reason = _judge(lane, watch, lambda: left_s - (clock() - started))
     return Row(lane, result, reason, clock() - started, watch.peak_bytes)
 
@@ -311,32 +258,28 @@ def _pss(process: psutil.Process) -> int:
         return 0
 
 
-def run_all(lanes: Sequence[Lane], began: float, ahead: Ahead) -> Iterator[Row]:
-    """The row of each lane as it ends. With the first one done, what later lanes need is obtained ahead."""
+def run_all(lanes: Sequence[Lane], began: float) -> Iterator[Row]:
+    """The row of each lane as it ends."""
     broken = ""
     for lane in lanes:
         print(f"\n=== {lane.name}", flush=True)
-        row = Row(lane, Result.NOT_RUN, f"{broken} did not pass") if broken else run(lane, began, ahead)
+        row = Row(lane, Result.NOT_RUN, f"{broken} did not pass") if broken else run(lane, began)
         print(f"=== {lane.name}: {row.result} {row.reason}", flush=True)
         yield row
         if lane.required and row.result is not Result.PASSED:
             broken = lane.name
-        if lane is lanes[0] and not broken:  # not earlier: both would build the same
-            ahead.start([later.needs for later in lanes if later.needs])
 
 
 def main(began_s_ago: float) -> int:
     """Run all lanes; the exit status."""
     began = time.monotonic() - began_s_ago
     rows: list[Row] = []
-    ahead = Ahead()
     try:
-        for row in run_all(LANES, began, ahead):
+        for row in run_all(LANES, began):
             rows.append(row)
     except KeyboardInterrupt:
         return 130
     finally:
-        ahead.end()
         print(f"\n{table(rows, time.monotonic() - began)}", flush=True)
     return 0 if holds(rows) else 1
 

@@ -35,28 +35,18 @@ import json, sys, time
 import lanes
 given = json.loads(sys.argv[1])
 lanes._LOOK_S, lanes.END_S = 0.05, given["end_s"]
-ahead = lanes.Ahead()
-if given["ahead"]:
-    ahead.start([given["ahead"]])
-row = lanes.run(lanes.Lane(**given["lane"]), time.monotonic() - given["elapsed_s"], ahead)
-goes_on = bool(ahead.pids())
-ahead.end()
-print(json.dumps([row.result, row.reason, row.peak_bytes, goes_on]))
+row = lanes.run(lanes.Lane(**given["lane"]), time.monotonic() - given["elapsed_s"])
+print(json.dumps([row.result, row.reason, row.peak_bytes]))
 """
 
 
 def run(lane: Lane, *, elapsed_s: float = 0, end_s: float = lanes.END_S) -> Row:
     """Run it in a process of its own, whose children are the lane's and nobody else's."""
-    return beside(lane, (), elapsed_s=elapsed_s, end_s=end_s)[0]
-
-
-def beside(lane: Lane, ahead: tuple[str, ...], *, elapsed_s: float = 0, end_s: float = lanes.END_S) -> tuple[Row, bool]:
-    """The same, while `ahead` runs; and whether that still ran when the lane had ended."""
-    given = json.dumps({"lane": vars(lane), "ahead": ahead, "elapsed_s": elapsed_s, "end_s": end_s})
+    given = json.dumps({"lane": vars(lane), "elapsed_s": elapsed_s, "end_s": end_s})
     own = {**os.environ, "PYTHONPATH": str(Path(lanes.__file__).parent)}
     done = subprocess.run([sys.executable, "-c", RUN, given], env=own, capture_output=True, text=True, check=True)
-    result, reason, peak_bytes, goes_on = json.loads(done.stdout.splitlines()[-1])
-    return Row(lane, Result(result), reason, peak_bytes=peak_bytes), goes_on
+    result, reason, peak_bytes = json.loads(done.stdout.splitlines()[-1])
+    return Row(lane, Result(result), reason, peak_bytes=peak_bytes)
 
 
 @pytest.mark.parametrize(
@@ -145,23 +135,6 @@ def test_memory_of_what_runs_on_in_the_background_is_counted_and_it_is_ended(tmp
     assert row.result is Result.PASSED
     assert row.peak_bytes > 200e6
     assert not psutil.pid_exists(int(sign.read_text()))
-
-
-def test_what_is_obtained_ahead_is_no_lanes_yields_to_all_and_is_ended_at_last(tmp_path: Path) -> None:
-    sign = tmp_path / "sign"
-    obtains = (
-        "import os, time; from pathlib import Path\n"
-        "data = b'x' * 200_000_000\n"
-        f"Path({str(sign)!r}).write_text(f'{{os.getpid()}} {{os.nice(0)}}')\n"
-        "time.sleep(600)"
-    )
-    waits = f"import time; from pathlib import Path\nwhile not Path({str(sign)!r}).exists(): time.sleep(0.01)"
-    row, went_on = beside(lane(python(waits)), python(obtains))
-    assert (row.result, went_on) == (Result.PASSED, True)
-    assert row.peak_bytes < 150e6
-    pid, niceness = map(int, sign.read_text().split())
-    assert niceness == 19
-    assert not psutil.pid_exists(pid)
 
 
 @pytest.mark.parametrize(
