@@ -85,6 +85,7 @@ docs: $(VENV)/.run ## write the generated parts of the README and docs/
 	$(BIN)/python -m llmd_runbook.claims_table
 	$(BIN)/python -m tests.vllm.differences
 	$(BIN)/python -m tests.end_to_end.checks_table
+	$(BIN)/python -m tests.notebooks.pictures
 
 clean: ## remove the environments; records under outputs/ stay
 	rm -rf $(VENV) $(LAB)

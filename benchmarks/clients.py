@@ -28,7 +28,8 @@ PROMPT_WORDS = ("the", "and", "for", "are", "but", "not", "you", "all")
 class Scenario:
     """A closed loop against a server that sends the first of `tokens` after `first_s`, the others `gap_s` apart.
 
-    The first wave opens connections and does not count; `requests` are those that do.
+    `requests` are those that count, for every client after two waves that do not: the first opens the connections, and
+    the second still comes in step with that.
     """
 
     in_flight: int
@@ -36,6 +37,11 @@ class Scenario:
     tokens: int
     first_s: float
     gap_s: float
+
+    @property
+    def warmup(self) -> int:
+        """Requests before those that count."""
+        return 2 * self.in_flight
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class Ours(Client):
 
     def run(self, scenario: Scenario, url: str, folder: Path) -> Report:
         """Measure in a process of its own, as the notebooks do."""
-        total = scenario.in_flight + scenario.requests
+        total = scenario.warmup + scenario.requests
         result = measure(
             Plan(
                 url=url,
@@ -101,7 +107,7 @@ class Ours(Client):
         )
         if failures := result.failures():
             raise NotCompared(f"requests failed: {failures}")
-        kept = result.samples[scenario.in_flight :]
+        kept = result.samples[scenario.warmup :]
         gaps_s = [gap for sample in kept for gap in sample.gaps_s]
         return Report(
             latency=Quantiles.of([sample.latency_s for sample in kept]),
@@ -152,7 +158,7 @@ class InferencePerf(Peer):
 
     def run(self, scenario: Scenario, url: str, folder: Path) -> Report:
         """Two stages, of which the second counts."""
-        total = scenario.in_flight + scenario.requests
+        total = scenario.warmup + scenario.requests
         waves = [{"num_requests": n, "concurrency_level": scenario.in_flight} for n in _phases(scenario)]
         config = {
             "api": {"type": "completion", "streaming": True},
@@ -183,12 +189,12 @@ class GuideLlm(Peer):
     package = Package("guidellm", "0.8.1", "about 5.6 GB, for it needs torch")
 
     def run(self, scenario: Scenario, url: str, folder: Path) -> Report:
-        """One run with a warm-up of one wave."""
-        total = scenario.in_flight + scenario.requests
+        """One run with a warm-up."""
+        total = scenario.warmup + scenario.requests
         rows = [json.dumps({"prompt": text, "output_tokens_count": scenario.tokens}) for text in _texts(total)]
         (folder / "prompts.jsonl").write_text("\n".join(rows))
         backend = {"kind": "openai_http", "target": url, "model": "null", "request_format": "/v1/completions"}
-        warmup = {"value": scenario.in_flight, "mode": "requests"}
+        warmup = {"value": scenario.warmup, "mode": "requests"}
         self._start(
             folder,
             *("run", "--disable-console"),
@@ -216,7 +222,7 @@ class AiPerf(Peer):
     package = Package("aiperf", "0.13.0", "about 0.9 GB")
 
     def run(self, scenario: Scenario, url: str, folder: Path) -> Report:
-        """One run with a warm-up of one wave."""
+        """One run with a warm-up."""
         warmup, requests = _phases(scenario)
         self._start(
             folder,
@@ -259,7 +265,7 @@ def _texts(count: int) -> list[str]:
 
 
 def _phases(scenario: Scenario) -> tuple[int, int]:
-    return scenario.in_flight, scenario.requests
+    return scenario.warmup, scenario.requests
 
 
 def _always(value: int, count: int) -> dict[str, Any]:

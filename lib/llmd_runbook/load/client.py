@@ -113,6 +113,7 @@ def open_session(plan: Plan) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=TimedConnector(context),
         response_class=TimedResponse,
+        cookie_jar=aiohttp.DummyCookieJar(),  # requests are of many users, whom no cookie binds to one backend
         timeout=aiohttp.ClientTimeout(total=plan.request_timeout_s, sock_connect=plan.connect_timeout_s),
         proxy=_proxy(plan.url),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from llmd_runbook.errors import UsageError
 from llmd_runbook.load.client import Exchange, Sender, open_session, parse
@@ -15,6 +16,7 @@ from llmd_runbook.load.schedule import Schedule, schedule
 
 _PROBE_S = 0.005
 _PROGRESS_S = 0.2
+_NEVER = 1_000_000
 
 
 async def run(plan: Plan, on_progress: Callable[[Progress], None] | None = None) -> LoadResult:
@@ -25,21 +27,19 @@ async def run(plan: Plan, on_progress: Callable[[Progress], None] | None = None)
     """
     times = schedule(plan.arrival, len(plan.prompts))
     async with open_session(plan) as session:
-        gc.collect()
-        gc.freeze()
-        if plan.start_s is not None:
-            await _until(plan.start_s)
-        started_s = time.time()
-        origin, cpu_before = time.perf_counter(), time.process_time()
-        sending = _Run(times, Sender(plan, session, origin), origin)
-        lags: list[float] = []
-        helpers = [asyncio.create_task(_probe(lags)), asyncio.create_task(_report(sending, on_progress))]
-        try:
-            await sending.all()
-        finally:
-            for helper in helpers:
-                helper.cancel()
-            gc.unfreeze()
+        with _short_collections():
+            if plan.start_s is not None:
+                await _until(plan.start_s)
+            started_s = time.time()
+            origin, cpu_before = time.perf_counter(), time.process_time()
+            sending = _Run(times, Sender(plan, session, origin), origin)
+            lags: list[float] = []
+            helpers = [asyncio.create_task(_probe(lags)), asyncio.create_task(_report(sending, on_progress))]
+            try:
+                await sending.all()
+            finally:
+                for helper in helpers:
+                    helper.cancel()
         duration_s = time.perf_counter() - origin
         cpu_s = time.process_time() - cpu_before
     if on_progress:
@@ -58,6 +58,20 @@ async def run(plan: Plan, on_progress: Callable[[Progress], None] | None = None)
         ),
         samples=[parse(exchange, plan.prompts[exchange.index].group) for exchange in exchanges],
     )
+
+
+@contextmanager
+def _short_collections() -> Iterator[None]:
+    """Let the garbage collector look at young objects only: every sample is kept, and looking at all takes long."""
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*thresholds[:2], _NEVER)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 async def _until(start_s: float) -> None:

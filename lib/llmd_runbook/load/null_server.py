@@ -27,7 +27,8 @@ _MODELS = json.dumps({"object": "list", "data": [{"id": "null", "object": "model
 
 
 class Served(BaseModel):
-    """The server's own log, one value a request in the order of their ends, in seconds from the request's arrival.
+    """The server's own log, one value a request in the order of their ends, in seconds from the arrival of a request's
+    last bytes to the moment when the system has taken the answer's.
 
     `gaps_s` are between successive tokens, of all requests together; `ended_s` are the ends on one clock.
     """
@@ -59,6 +60,7 @@ class NullServer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer every whole request."""
+        arrived = time.perf_counter()
         self._data += data
         head = self._data.find(b"\r\n\r\n")
         if head < 0:
@@ -77,26 +79,25 @@ class NullServer(asyncio.Protocol):
             return
         body = json.loads(self._data[head + 4 : head + 4 + length])
         del self._data[: head + 4 + length]
-        arrived = time.perf_counter()
         self._loop.call_later(self._first_s, self._token, arrived, arrived, 0, int(body["max_tokens"]))
 
     def _token(self, arrived: float, before: float, index: int, tokens: int) -> None:
         if self._transport is None:
             return
+        last = index + 1 == tokens
+        out = (_HEAD if index == 0 else b"") + _chunk(_EVENT)
+        self._transport.write(out + _chunk(_USAGE % tokens + b"data: [DONE]\n\n") + _END if last else out)
         now = time.perf_counter()
         if index == 0:
             self._served.first_s.append(now - arrived)
         else:
             self._served.gaps_s.append(now - before)
-        out = (_HEAD if index == 0 else b"") + _chunk(_EVENT)
-        if index + 1 < tokens:
-            self._transport.write(out)
+        if last:
+            self._served.done_s.append(now - arrived)
+            self._served.ended_s.append(now)
+        else:
             due = arrived + self._first_s + (index + 1) * self._gap_s
             self._loop.call_later(max(0.0, due - now), self._token, arrived, now, index + 1, tokens)
-            return
-        self._transport.write(out + _chunk(_USAGE % tokens + b"data: [DONE]\n\n") + _END)
-        self._served.done_s.append(now - arrived)
-        self._served.ended_s.append(now)
 
 
 async def serve(first_s: float, gap_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,7 +35,7 @@ class Server:
     def __init__(self) -> None:
         self.reply: Reply = good
         self.status = 200
-        self.url = ""
+        self.url = self.cookie = ""
         self.requests: list[tuple[dict[str, str], Any]] = []
         self.in_flight = self.most_in_flight = 0
         self.arrived = asyncio.Condition()
@@ -46,7 +47,10 @@ class Server:
         async with self.arrived:
             self.arrived.notify_all()
         try:
-            response = web.StreamResponse(status=self.status, headers={"X-Inference-Pod": "pod-1", "X-Other": "x"})
+            headers = {"X-Inference-Pod": "pod-1", "X-Other": "x"}
+            if self.cookie:
+                headers["Set-Cookie"] = self.cookie
+            response = web.StreamResponse(status=self.status, headers=headers)
             await response.prepare(request)
             await self.reply(request, response)
             return response
@@ -109,6 +113,30 @@ async def test_every_request_is_sent_once_with_its_own_id_and_progress_tells(ser
     assert len({headers["x-request-id"] for headers, _ in server.requests}) == 20
     assert (seen[0].total, seen[-1].ended, seen[-1].failed) == (20, 20, 0)
     assert result.failures() == {}
+
+
+async def test_the_collector_looks_at_young_objects_only_while_requests_are_in_flight(server: Server) -> None:
+    before, during = gc.get_threshold(), []
+
+    async def look(request: web.Request, response: web.StreamResponse) -> None:
+        during.append((gc.get_threshold(), gc.isenabled()))
+        await good(request, response)
+
+    server.reply = look
+    await run(plan(server.url))
+    assert during == [((*before[:2], 1_000_000), True)]
+    assert gc.get_threshold() == before
+
+
+async def test_a_cookie_binds_no_later_request_to_a_backend(server: Server) -> None:
+    async def bind(request: web.Request, response: web.StreamResponse) -> None:
+        assert response.headers["Set-Cookie"]
+        await good(request, response)
+
+    server.reply, server.cookie = bind, "GCILB=abc; Path=/"
+    by_name = server.url.replace("127.0.0.1", "localhost")  # of an address no cookie is ever kept
+    await run(plan(by_name, 2, Closed(concurrency=1)))
+    assert [headers.get("cookie") for headers, _ in server.requests] == [None, None]
 
 
 async def test_a_closed_loop_keeps_to_its_concurrency(server: Server) -> None:
