@@ -75,7 +75,7 @@ def export(
     """
     from llmd_runbook.analysis.peer_results import export as written
     from llmd_runbook.run.store import MANIFEST, RunStore
-    from llmd_runbook.stages import measurement
+    from llmd_runbook.stages.load import measurement
 
     if which not in _WHERE:
         raise UsageError(f"there is no load {which!r}", where="--load", remedy=f"name one of: {', '.join(_WHERE)}")

@@ -11,8 +11,9 @@ from llmd_runbook.clients.kubernetes import Kubernetes
 from llmd_runbook.clients.releases import pending
 from llmd_runbook.profile import Pattern
 from llmd_runbook.run import StageRun, lock
-from llmd_runbook.stages import cleanup, site, swap_patterns, swap_rollback, swap_steps, swap_surge
-from llmd_runbook.stages.swap_probe import SwapProbe
+from llmd_runbook.stages import cleanup, site
+from llmd_runbook.stages.swap import patterns, rollback, steps, surge
+from llmd_runbook.stages.swap.probe import SwapProbe
 from tests.drills.model.invariants import Broken
 from tests.drills.test_random_machine import RUNS, SEEDED, runs
 
@@ -26,14 +27,14 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 def shrink_before_the_drain(patch: pytest.MonkeyPatch) -> None:
     """Stage 07 shrinks the pool first: a resize takes nodes from under replicas that serve."""
-    remove = swap_patterns.remove
+    remove = patterns.remove
 
     def shrinks_first(stage: StageRun, pattern: Pattern) -> None:
         with stage.step("shrink the GPU pool") as step:
             cleanup._shrink(stage, site.kubernetes(stage.profile), step)
         remove(stage, pattern)
 
-    patch.setattr(swap_patterns, "remove", shrinks_first)
+    patch.setattr(patterns, "remove", shrinks_first)
 
 
 def the_lease_is_not_checked(patch: pytest.MonkeyPatch) -> None:
@@ -48,26 +49,26 @@ def a_resize_is_repeated(patch: pytest.MonkeyPatch) -> None:
 
 def the_route_is_not_moved_back(patch: pytest.MonkeyPatch) -> None:
     """The way back installs Pattern 1 and forgets its traffic."""
-    restore, install = swap_rollback._restore, swap_steps.install
+    restore, install = rollback._restore, steps.install
 
     def without_the_route(stage: StageRun, kube: Kubernetes) -> None:
         with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(swap_steps, "install", swap_steps.install_servers)
+            inner.setattr(steps, "install", steps.install_servers)
             restore(stage, kube)
 
-    assert install is swap_steps.install
-    patch.setattr(swap_rollback, "_restore", without_the_route)
+    assert install is steps.install
+    patch.setattr(rollback, "_restore", without_the_route)
 
 
 def deleted_before_the_other_is_ready(patch: pytest.MonkeyPatch) -> None:
     """A surge that removes Pattern 1 first."""
-    swap = swap_surge.swap
+    swap = surge.swap
 
     def removes_first(stage: StageRun, probe: SwapProbe) -> None:
-        swap_steps.remove(stage, stage.profile.pattern1)
+        steps.remove(stage, stage.profile.pattern1)
         swap(stage, probe)
 
-    patch.setattr(swap_surge, "swap", removes_first)
+    patch.setattr(surge, "swap", removes_first)
 
 
 def what_a_killed_helm_left_is_not_recovered(patch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,7 @@ from llmd_runbook.clients.gke import GkePool
 from llmd_runbook.clients.kubernetes import DEPLOYMENTS, PODS, connect
 from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT, Profile, load
 from llmd_runbook.run import StageRun, begin
-from llmd_runbook.stages import (
-    traffic,
-)
+from llmd_runbook.stages.load import traffic
 from llmd_runbook.topology import endpoint
 from llmd_runbook.verdicts import Check, Verdict
 from tests.end_to_end.conftest import Sandbox

@@ -11,25 +11,19 @@ from typing import Any
 import yaml
 
 from llmd_runbook.profile import PARAMETERS, load
-from llmd_runbook.stages import (
-    review_capacity,
-    review_configuration,
-    review_permissions,
-    review_state,
-    review_surroundings,
-)
+from llmd_runbook.stages.review import capacity, configuration, permissions, state, surroundings
 from tests.end_to_end.bench import Bench
 from tests.end_to_end.conftest import Sandbox
 
 REVIEW = (
-    review_configuration.tools,
-    review_configuration.configuration,
-    review_state.node_pool,
-    review_capacity.capacity,
-    review_state.deployments,
-    review_surroundings.surroundings,
-    review_permissions.permissions,
-    review_state.baseline,
+    configuration.tools,
+    configuration.configuration,
+    state.node_pool,
+    capacity.capacity,
+    state.deployments,
+    surroundings.surroundings,
+    permissions.permissions,
+    state.baseline,
 )
 """Stage 01 as its notebook calls it; the baseline, which takes the longest, comes last."""
 

@@ -17,7 +17,7 @@ from llmd_runbook.manifest import Run, Status
 from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT
 from llmd_runbook.run import StageRun, begin
 from llmd_runbook.run.notebooks import FOLDER
-from llmd_runbook.stages import picker_log_level, replica_failure, routing_changes
+from llmd_runbook.stages.routing import changes, picker_log_level, replica_failure
 from llmd_runbook.verdicts import StepStatus, Verdict
 from tests.end_to_end.conftest import Sandbox
 
@@ -40,9 +40,9 @@ WRONG = "0" * 64
 KILLED = """
 import os, pathlib, signal
 from llmd_runbook.run import begin
-from llmd_runbook.stages import picker_log_level, routing_changes
+from llmd_runbook.stages.routing import changes, picker_log_level
 stage = begin("05_routing_affinity", {!r}, "new", {!r}, output=pathlib.Path({!r}))
-routing_changes.plan(stage)
+changes.plan(stage)
 picker_log_level.raise_level(stage)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -76,7 +76,7 @@ class Bench:
     def hash_of(self, profile: Path) -> str:
         """The hash that the stage shows."""
         stage = self.open(profile)
-        routing_changes.plan(stage)
+        changes.plan(stage)
         (waiting,) = stage.finish().unapproved
         return waiting.hash
 
@@ -202,7 +202,7 @@ def test_a_picker_in_a_gitops_tools_care_is_not_restarted(bench: Bench) -> None:
     bench.sandbox.kubectl("annotate", "deployment", PICKER, f"{mark}=models:apps/Deployment:llm-d/{PICKER}")
     before = bench.state()
     with pytest.raises(Conflict, match="in somebody else's care; nothing was changed") as refused:
-        routing_changes.plan(stage)
+        changes.plan(stage)
     stage.abandon("Refused", "as a cell that raises does")
     assert bench.state() == before
     bench.sandbox.kubectl("annotate", "deployment", PICKER, f"{mark}-")
@@ -211,7 +211,7 @@ def test_a_picker_in_a_gitops_tools_care_is_not_restarted(bench: Bench) -> None:
 
 def test_what_moved_since_the_plan_is_named_and_nothing_is_done(bench: Bench) -> None:
     stage = bench.open(bench.level_alone, bench.hash_of(bench.level_alone))
-    routing_changes.plan(stage)
+    changes.plan(stage)
     arguments = bench.arguments()
     bench.patch([*arguments, "--metrics-endpoint-auth=false"])
     with pytest.raises(Conflict) as refused:
@@ -225,7 +225,7 @@ def test_what_moved_since_the_plan_is_named_and_nothing_is_done(bench: Bench) ->
 
 def test_an_attempt_that_breaks_puts_the_level_back(bench: Bench) -> None:
     stage = bench.open(bench.level_alone, bench.hash_of(bench.level_alone))
-    routing_changes.plan(stage)
+    changes.plan(stage)
     picker_log_level.raise_level(stage)
     assert (bench.level(), bench.note()) == ("4", "1")
     stage.abandon("Broken", "as a cell that raises does")
@@ -238,7 +238,7 @@ def test_a_later_attempt_finds_what_an_earlier_one_left(bench: Bench) -> None:
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (bench.level(), bench.note()) == ("4", "1")
     again = bench.open(bench.level_alone, wanted)  # the intent is the same, and so is its hash
-    routing_changes.plan(again)
+    changes.plan(again)
     picker_log_level.raise_level(again)
     picker_log_level.restore(again)
     result = again.finish()
@@ -251,7 +251,7 @@ def test_the_command_that_is_shown_puts_it_back_by_hand(
     bench: Bench, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = bench.open(bench.level_alone, bench.hash_of(bench.level_alone))
-    routing_changes.plan(stage)
+    changes.plan(stage)
     before = bench.arguments()
     picker_log_level.raise_level(stage)
     with monkeypatch.context() as broken:
@@ -268,7 +268,7 @@ def test_a_replica_is_not_killed_when_nobody_can_say_who_answered(bench: Bench) 
     profile = bench.folder / "kill.yaml"
     profile.write_text(bench.both.read_text().replace("raise_log_level: true", "raise_log_level: false"))
     stage = bench.open(profile, bench.hash_of(profile))
-    routing_changes.plan(stage)
+    changes.plan(stage)
     before = bench.state()
     replica_failure.measure(stage)
     replica_failure.judge(stage)

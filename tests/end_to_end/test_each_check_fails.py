@@ -25,28 +25,16 @@ from llmd_runbook.errors import ClusterError, Conflict
 from llmd_runbook.load.background import Background
 from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT
 from llmd_runbook.run import begin
-from llmd_runbook.stages import (
-    all_checks,
-    beside,
-    cleanup,
-    cleanup_plan,
-    replica_failure,
-    review_capacity,
-    review_configuration,
-    review_permissions,
-    review_state,
-    review_surroundings,
-    routing_affinity,
-    routing_changes,
-    routing_configuration,
-    routing_explained,
-    scale_pool,
-    swap_patterns,
-    swap_plan,
-    throughput_and_cost,
-    traffic,
-    verify,
-)
+from llmd_runbook.stages import all_checks, cleanup, cleanup_plan, throughput_and_cost, verify
+from llmd_runbook.stages.load import traffic
+from llmd_runbook.stages.planning import beside
+from llmd_runbook.stages.pool import scale
+from llmd_runbook.stages.review import capacity, permissions, state, surroundings
+from llmd_runbook.stages.review import configuration as review_configuration
+from llmd_runbook.stages.routing import affinity as routing_affinity
+from llmd_runbook.stages.routing import changes, explained, replica_failure
+from llmd_runbook.stages.routing import configuration as routing_configuration
+from llmd_runbook.stages.swap import patterns, plan
 from llmd_runbook.topology import condition, endpoint
 from llmd_runbook.verdicts import Check, Verdict
 from tests.end_to_end.bench import PICKER3, SERVERS1, SERVERS3, Bench, all_pass, broken
@@ -129,14 +117,14 @@ def test_a_zone_that_has_no_more_gpus(bench: Bench, monkeypatch: pytest.MonkeyPa
         gke.on(path, Reply(body=answer))
         gke.on(its_cluster, Reply(body=httpx.get(real + its_cluster).json()))
         monkeypatch.setenv(ENDPOINT_VARIABLE, gke.url)
-        found = bench.judge("01_review_state", review_capacity.capacity)
+        found = bench.judge("01_review_state", capacity.capacity)
     assert "ZONE_RESOURCE_POOL_EXHAUSTED" in broken(found, "pool.capacity").observed
 
 
 @fails("pool.fits")
 def test_a_replica_larger_than_a_node(bench: Bench, tmp_path: Path) -> None:
     other = with_values(bench, tmp_path, "ms-pattern3.yaml", "memory: 8Gi", "memory: 64Gi")
-    found = other.judge("01_review_state", review_capacity.capacity)
+    found = other.judge("01_review_state", capacity.capacity)
     assert "64 GiB of memory" in str(broken(found, "pool.fits").evidence)
 
 
@@ -144,7 +132,7 @@ def test_a_replica_larger_than_a_node(bench: Bench, tmp_path: Path) -> None:
 def test_a_pool_that_would_take_the_other_patterns_pods(bench: Bench, tmp_path: Path) -> None:
     label = "      llm-d.ai/model: Qwen2.5-3B-Instruct"
     other = with_values(bench, tmp_path, "gaie-pattern3.yaml", label, "      #")
-    found = other.judge("01_review_state", review_surroundings.surroundings)
+    found = other.judge("01_review_state", surroundings.surroundings)
     said = broken(found, "patterns.selectors")
     assert f"(Pattern 3) selects the pods of Deployment {SERVERS1} (Pattern 1)" in said.observed
 
@@ -153,9 +141,9 @@ def test_a_pool_that_would_take_the_other_patterns_pods(bench: Bench, tmp_path: 
 def test_a_route_that_argo_cd_puts_back(bench: Bench) -> None:
     mark = "argocd.argoproj.io/tracking-id"
     bench.kubectl("annotate", "httproute", "llm-d-route", f"{mark}=web:gateway.networking.k8s.io/HTTPRoute:llm-d/r")
-    found = bench.judge("01_review_state", review_surroundings.surroundings)
+    found = bench.judge("01_review_state", surroundings.surroundings)
     with pytest.raises(Conflict) as refused:
-        bench.judge("03_swap_patterns", swap_plan.plan)
+        bench.judge("03_swap_patterns", plan.plan)
     bench.kubectl("annotate", "httproute", "llm-d-route", f"{mark}-")
     said = broken(found, "owners.none")
     assert said.observed == "HTTPRoute llm-d-route: Argo CD application web"
@@ -175,8 +163,8 @@ def test_a_pattern_2_that_does_not_run(bench: Bench, tmp_path: Path) -> None:
     there = ("get", "pods,httproutes", "-o", "jsonpath={.items[*].metadata.uid}{.items[*].spec.rules}")
     before = bench.pool.describe(), bench.kubectl(*there)
     for stage, calls in {
-        "02_scale_pool": (scale_pool.plan, scale_pool.apply, scale_pool.verify),
-        "03_swap_patterns": (swap_plan.plan, swap_patterns.apply, swap_patterns.verify),
+        "02_scale_pool": (scale.plan, scale.apply, scale.verify),
+        "03_swap_patterns": (plan.plan, patterns.apply, patterns.verify),
         "07_cleanup": (cleanup_plan.plan, cleanup.apply, cleanup.verify),
     }.items():
         stopped = other.judge(stage, *calls)  # the profile approves its plans itself, and still nothing is changed
@@ -188,7 +176,7 @@ def test_a_pattern_2_that_does_not_run(bench: Bench, tmp_path: Path) -> None:
 def test_a_pool_whose_health_check_is_gone(bench: Bench, tmp_path: Path) -> None:
     before = bench.saved("healthcheckpolicy", "gaie-pattern1")
     bench.kubectl("delete", "healthcheckpolicy", "gaie-pattern1")
-    found = bench.judge("01_review_state", review_surroundings.surroundings)
+    found = bench.judge("01_review_state", surroundings.surroundings)
     bench.create(before, tmp_path)
     assert broken(found, "healthcheck.policy").observed == "gaie-pattern1 has none"
 
@@ -199,14 +187,14 @@ def test_an_operator_without_the_route(bench: Bench, tmp_path: Path) -> None:
     for item in manifests:
         if "rules" in item:
             item["rules"] = [rule for rule in item["rules"] if rule.get("resources") != ["httproutes"]]
-    found = called_by(bench, tmp_path, manifests).judge("01_review_state", review_permissions.permissions)
+    found = called_by(bench, tmp_path, manifests).judge("01_review_state", permissions.permissions)
     assert "list httproutes" in broken(found, "permissions.read", "permissions.change").observed
     assert "patch httproutes" in found["permissions.change"].observed
 
 
 @fails("baseline.samples")
 def test_a_load_too_short_for_its_percentiles(bench: Bench) -> None:
-    found = bench.judge("01_review_state", review_state.baseline, review_state.samples)
+    found = bench.judge("01_review_state", state.baseline, state.samples)
     assert broken(found, "baseline.samples").observed == "36 answers"
 
 
@@ -215,7 +203,7 @@ def test_a_release_that_helm_does_not_know(bench: Bench, tmp_path: Path) -> None
     secret = "sh.helm.release.v1.ms-pattern1.v1"
     before = bench.saved("secret", secret)
     bench.kubectl("delete", "secret", secret)
-    found = bench.judge("01_review_state", review_state.deployments)
+    found = bench.judge("01_review_state", state.deployments)
     bench.create(before, tmp_path)
     assert "ms-pattern1: absent" in broken(found, "pattern1.releases").observed
 
@@ -224,7 +212,7 @@ def test_a_release_that_helm_does_not_know(bench: Bench, tmp_path: Path) -> None
 def test_a_replica_that_finds_no_gpu(bench: Bench) -> None:
     bench.scaled(SERVERS1, 2)
     bench.pods("llm-d.ai/model=gemma-2b-it", 2)
-    found = bench.judge("01_review_state", review_state.deployments)
+    found = bench.judge("01_review_state", state.deployments)
     bench.scaled(SERVERS1, 1)
     bench.settled(SERVERS1)
     assert "1 of 2 pods" in broken(found, "pattern1.ready").observed
@@ -234,7 +222,7 @@ def test_a_replica_that_finds_no_gpu(bench: Bench) -> None:
 def test_no_route(bench: Bench, tmp_path: Path) -> None:
     before = bench.saved("httproute", "llm-d-route")
     bench.kubectl("delete", "httproute", "llm-d-route")
-    found = bench.judge("01_review_state", review_state.deployments)
+    found = bench.judge("01_review_state", state.deployments)
     bench.create(before, tmp_path)
     broken(found, "pattern1.route")
 
@@ -244,7 +232,7 @@ def test_no_gateway(bench: Bench, tmp_path: Path) -> None:
     name = bench.profile.pattern1.gateway
     before = bench.saved("gateway", name)
     bench.kubectl("delete", "gateway", name)
-    found = bench.judge("01_review_state", review_state.deployments)
+    found = bench.judge("01_review_state", state.deployments)
     bench.create(before, tmp_path)
     broken(found, "gateway.programmed", "pattern1.route")
     bench.kubectl("wait", f"gateway/{name}", "--for=condition=Programmed", "--timeout=30s")
@@ -254,14 +242,14 @@ def test_no_gateway(bench: Bench, tmp_path: Path) -> None:
 @fails("baseline.answers")
 def test_a_baseline_without_a_picker(bench: Bench) -> None:
     with bench.without_picker("pattern1"):
-        found = bench.judge("01_review_state", review_state.baseline)
+        found = bench.judge("01_review_state", state.baseline)
     assert "http_500" in str(broken(found, "baseline.answers").evidence)
 
 
 @fails("pool.present")
 def test_a_pool_without_nodes(bench: Bench) -> None:
     bench.resized(0)
-    found = bench.judge("01_review_state", review_state.node_pool)
+    found = bench.judge("01_review_state", state.node_pool)
     bench.resized(1)
     bench.settled(SERVERS1)
     assert "0 GPUs" in broken(found, "pool.present").observed
@@ -271,13 +259,13 @@ def test_a_pool_without_nodes(bench: Bench) -> None:
 
 
 def test_the_pool_passes_once_it_is_scaled(bench: Bench) -> None:
-    all_pass(bench.judge("02_scale_pool", scale_pool.plan, scale_pool.apply, scale_pool.verify))
+    all_pass(bench.judge("02_scale_pool", scale.plan, scale.apply, scale.verify))
 
 
 @fails("pool.autoscaling")
 def test_somebody_changes_the_autoscaling(bench: Bench) -> None:
     bench.pool.wait(bench.pool.set_autoscaling(Bounds(1, 4)), 60)
-    found = bench.judge("02_scale_pool", scale_pool.verify)
+    found = bench.judge("02_scale_pool", scale.verify)
     bench.pool.wait(bench.pool.set_autoscaling(Bounds(3, 5)), 60)
     assert "1 to 4" in broken(found, "pool.autoscaling").observed
 
@@ -287,7 +275,7 @@ def test_a_node_that_takes_no_pods(bench: Bench) -> None:
     label = "cloud.google.com/gke-nodepool=nvidia-t4-pool"
     node = bench.kubectl("get", "nodes", "-l", label, "-o", "jsonpath={.items[0].metadata.name}")
     bench.kubectl("cordon", node)
-    found = bench.judge("02_scale_pool", scale_pool.verify)
+    found = bench.judge("02_scale_pool", scale.verify)
     bench.kubectl("uncordon", node)
     assert "schedulable False" in str(broken(found, "pool.allocatable").evidence)
 
@@ -295,16 +283,16 @@ def test_a_node_that_takes_no_pods(bench: Bench) -> None:
 @fails("pool.size")
 def test_a_node_too_few(bench: Bench) -> None:
     bench.resized(2)
-    found = bench.judge("02_scale_pool", scale_pool.verify)
+    found = bench.judge("02_scale_pool", scale.verify)
     broken(found, "pool.size", "pool.allocatable")
-    all_pass(bench.judge("02_scale_pool", scale_pool.plan, scale_pool.apply, scale_pool.verify))
+    all_pass(bench.judge("02_scale_pool", scale.plan, scale.apply, scale.verify))
 
 
 # --- 03, Pattern 3 takes over -----------------------------------------------------------------------------------
 
 
 def test_the_swap_passes(bench: Bench) -> None:
-    all_pass(bench.judge("03_swap_patterns", swap_plan.plan, swap_patterns.apply, swap_patterns.verify))
+    all_pass(bench.judge("03_swap_patterns", plan.plan, patterns.apply, patterns.verify))
 
 
 @fails("pattern1.gone")
@@ -313,7 +301,7 @@ def test_something_of_pattern_1_comes_back(bench: Bench) -> None:
     where = ("--namespace", "llm-d")
     done = bench.sandbox.start("helm", "install", "gaie-pattern1", chart, "-f", values, *where)
     assert done.returncode == 0, done.stderr
-    found = bench.judge("03_swap_patterns", swap_patterns.verify)
+    found = bench.judge("03_swap_patterns", patterns.verify)
     bench.sandbox.start("helm", "uninstall", "gaie-pattern1", *where)
     assert "gaie-pattern1" in broken(found, "pattern1.gone").observed
 
@@ -322,24 +310,24 @@ def test_something_of_pattern_1_comes_back(bench: Bench) -> None:
 def test_a_replica_too_few(bench: Bench) -> None:
     bench.scaled(SERVERS3, 2)
     bench.settled(SERVERS3)
-    found = bench.judge("03_swap_patterns", swap_patterns.verify)
+    found = bench.judge("03_swap_patterns", patterns.verify)
     assert "2 of 2 Ready" in broken(found, "pattern3.ready").observed
-    all_pass(bench.judge("03_swap_patterns", swap_plan.plan, swap_patterns.apply, swap_patterns.verify))
+    all_pass(bench.judge("03_swap_patterns", plan.plan, patterns.apply, patterns.verify))
 
 
 @fails("pattern3.route")
 def test_the_route_points_at_the_pattern_that_is_gone(bench: Bench) -> None:
     opened = traffic.manifest(bench.profile, bench.profile.pattern1)
     bench.kube.apply(HTTP_ROUTES, opened, "llm-d")
-    found = bench.judge("03_swap_patterns", swap_patterns.verify)
+    found = bench.judge("03_swap_patterns", patterns.verify)
     broken(found, "pattern3.route", "pattern3.answers")
-    all_pass(bench.judge("03_swap_patterns", swap_plan.plan, swap_patterns.apply, swap_patterns.verify))
+    all_pass(bench.judge("03_swap_patterns", plan.plan, patterns.apply, patterns.verify))
 
 
 @fails("pattern3.answers", "verify.answer")
 def test_no_picker_no_answer(bench: Bench) -> None:
     with bench.without_picker("pattern3"):
-        swapped = bench.judge("03_swap_patterns", swap_patterns.verify)
+        swapped = bench.judge("03_swap_patterns", patterns.verify)
         verified = bench.judge("04_verify", verify.answers)
     assert "500" in broken(swapped, "pattern3.answers").observed
     assert "500" in broken(verified, "verify.answer", "verify.models").observed
@@ -531,7 +519,7 @@ def affinity(bench: Bench) -> dict[str, Check]:
         routing_affinity.measure_groups,
         routing_affinity.measure_independent,
         routing_affinity.judge,
-        routing_explained.explain,
+        explained.explain,
     )
     return bench.judge("05_routing_affinity", *calls)
 
@@ -639,7 +627,7 @@ def lose_a_replica(bench: Bench, ready_timeout_s: float = 90) -> dict[str, Check
     pattern3 = bench.profile.pattern3.model_copy(update={"ready_timeout_s": ready_timeout_s})
     wanted = bench.profile.affinity.model_copy(update={"kill_replica": True, "groups": 10})  # not all on one by chance
     opened.profile = bench.profile.model_copy(update={"affinity": wanted, "pattern3": pattern3})
-    for call in (routing_changes.plan, replica_failure.measure, replica_failure.judge):
+    for call in (changes.plan, replica_failure.measure, replica_failure.judge):
         call(opened)
     return {check.id: check for check in opened.finish().checks}
 
@@ -697,7 +685,7 @@ def baseline_on_pattern_3(bench: Bench, **load: Any) -> str:
     stage.profile = bench.profile.model_copy(
         update={"pattern1": one, "load": bench.profile.load.model_copy(update=load)}
     )
-    review_state.baseline(stage)
+    state.baseline(stage)
     all_pass({check.id: check for check in stage.finish().checks})
     return stage.run_id
 

@@ -26,7 +26,7 @@ from llmd_runbook.run import StageRun, begin, lock
 from llmd_runbook.run.context import this_process
 from llmd_runbook.run.lock import Times
 from llmd_runbook.run.store import all_runs
-from llmd_runbook.stages import scale_pool
+from llmd_runbook.stages.pool import scale
 from llmd_runbook.verdicts import StepStatus, Verdict
 from tests.end_to_end.conftest import PROGRAMS, Sandbox
 from tests.guards import anything
@@ -131,7 +131,7 @@ def until(true: Any) -> None:
 def test_a_stolen_lock_stops_the_stage_before_its_next_change(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "TIMES", Times(lease_s=30, renew_s=0.1, trusted_s=24.0))
     stage = bench.open()
-    scale_pool.plan(stage)
+    scale.plan(stage)
     real, allowed = GkePool.set_autoscaling, lock.guard(stage.profile)
 
     def stolen(pool: GkePool, bounds: Bounds) -> str:
@@ -142,7 +142,7 @@ def test_a_stolen_lock_stops_the_stage_before_its_next_change(bench: Bench, monk
 
     monkeypatch.setattr(GkePool, "set_autoscaling", stolen)
     with pytest.raises(LockLost, match="somebody-else holds it since"):
-        scale_pool.apply(stage)
+        scale.apply(stage)
     assert [item.type for item in bench.pool.operations()] == ["UPDATE_CLUSTER"]
     steps = stage.finish().steps
     assert [(step.name, step.status) for step in steps[-2:]] == [
@@ -163,11 +163,11 @@ def lost(allowed: Any) -> bool:
 def test_an_expired_lock_is_taken_and_somebody_elses_operation_is_waited_for(bench: Bench) -> None:
     """The thief of the test before never renewed."""
     stage = bench.open()
-    scale_pool.plan(stage)
+    scale.plan(stage)
     with stage.changing():
         assert f", run {stage.run_id}, stage {POOL}, pid {this_process().pid}," in bench.lease()["holderIdentity"]
         theirs = bench.pool.set_size(2)
-        scale_pool.apply(stage)
+        scale.apply(stage)
     *_, took, bounds, resized, _ = stage.finish().steps
     assert "taken over from somebody-else: it was not renewed for 1 s" in took.detail
     assert bounds.status is StepStatus.OK

@@ -22,7 +22,10 @@ from llmd_runbook.errors import ApiError, DeadlineExceeded, Unreachable
 from llmd_runbook.manifest import Attempt, Status
 from llmd_runbook.run import StepHandle, begin
 from llmd_runbook.run.store import all_runs
-from llmd_runbook.stages import scale_pool, site, swap_patterns, swap_plan, traffic, verify
+from llmd_runbook.stages import site, verify
+from llmd_runbook.stages.load import traffic
+from llmd_runbook.stages.pool import scale
+from llmd_runbook.stages.swap import patterns, plan
 from llmd_runbook.topology import endpoint, replica_view, route_view
 from llmd_runbook.verdicts import StepStatus
 from llmd_sandbox.faults.declared import Fault, Kind
@@ -121,7 +124,7 @@ def throttled_then(door: ApiProxy) -> list[tuple[float, str]]:
 def test_a_throttled_stage_waits_as_it_is_told_and_goes_on(bench: Bench) -> None:
     """429 with Retry-After: the suite pauses as long as it is told, and the stage passes."""
     with faulty(bench, Fault(Kind.THROTTLE, "GET", r"/nodes\?(?!.*watch)", times=2)) as door:
-        all_pass(bench.judge("02_scale_pool", scale_pool.plan, scale_pool.apply, scale_pool.verify))
+        all_pass(bench.judge("02_scale_pool", scale.plan, scale.apply, scale.verify))
     pauses = throttled_then(door)
     assert len(pauses) == 2
     assert all(pause_s >= 1 for pause_s, _ in pauses)
@@ -213,9 +216,9 @@ def test_a_webhook_that_times_out_while_helm_installs(bench: Bench, tmp_path: Pa
 def test_a_webhook_that_times_out_when_the_route_moves(bench: Bench, tmp_path: Path) -> None:
     """The run after goes on where the first one stopped, and ends at the route, with the reason and what to do."""
     opened = begin("03_swap_patterns", str(bench.file), "new", output=bench.output)
-    swap_plan.plan(opened)
+    plan.plan(opened)
     with dead_webhook(bench, tmp_path, "gateway.networking.k8s.io", "httproutes"), pytest.raises(ApiError) as caught:
-        swap_patterns.apply(opened)
+        patterns.apply(opened)
     assert caught.value.where is not None
     assert caught.value.where.startswith("PATCH /apis/gateway.networking.k8s.io/v1/namespaces/llm-d/httproutes/")
     assert f'failed calling webhook "{WEBHOOK}"' in (caught.value.reason or "")
@@ -236,7 +239,7 @@ def test_a_route_that_lags_is_believed_only_when_requests_arrive(bench: Bench, m
     said: list[str] = []
     monkeypatch.setattr(StepHandle, "progress", lambda _, text, *__, **___: said.append(text))
     with faulty(bench, Fault(Kind.THROTTLE, "PATCH", "httproutes")) as door:
-        found = bench.judge("03_swap_patterns", swap_plan.plan, swap_patterns.apply, swap_patterns.verify)
+        found = bench.judge("03_swap_patterns", plan.plan, patterns.apply, patterns.verify)
     all_pass(found)
     asked = [text for text in said if text.startswith("request ")]
     assert len(asked) > 2
@@ -281,7 +284,7 @@ def test_a_route_that_lags_longer_than_the_deadline_fails(bench: Bench) -> None:
     assert "the gateway answered 500" in (caught.value.reason or "")
     opened.abandon("Done", "it was meant to fail")
     bench.answers(model)
-    all_pass(bench.judge("03_swap_patterns", swap_patterns.verify))
+    all_pass(bench.judge("03_swap_patterns", patterns.verify))
 
 
 def until_refused(bench: Bench, target: Endpoint) -> None:
@@ -326,8 +329,8 @@ def test_a_kubelet_that_says_nothing_any_more(bench: Bench) -> None:
     try:
         wait_for(bench, uid, lambda item: item is not None and not replica_view(item).ready, "the pod to be doubted")
         verified = bench.judge("04_verify", verify.replicas_and_gpus)
-        swapped = bench.judge("03_swap_patterns", swap_patterns.verify)
-        scaled = bench.judge("02_scale_pool", scale_pool.verify)
+        swapped = bench.judge("03_swap_patterns", patterns.verify)
+        scaled = bench.judge("02_scale_pool", scale.verify)
         (now,) = [item for item in pods(bench) if item["metadata"]["uid"] == uid]
         assert [status["ready"] for status in now["status"]["containerStatuses"]] == [True]
     finally:
@@ -343,7 +346,7 @@ def test_a_kubelet_that_says_nothing_any_more(bench: Bench) -> None:
     assert "kubectl describe node" in (allocatable.remedy or "")
     wait_for(bench, uid, lambda item: item is not None and replica_view(item).ready, "the pod to be trusted again")
     bench.settled(SERVERS3)
-    all_pass(bench.judge("02_scale_pool", scale_pool.verify))
+    all_pass(bench.judge("02_scale_pool", scale.verify))
     all_pass(bench.judge("04_verify", verify.replicas_and_gpus))
 
 
@@ -357,7 +360,7 @@ def test_a_node_that_vanishes(bench: Bench) -> None:
     bench.kubectl("annotate", "node", node, f"{SILENCE}=silent")
     bench.kubectl("delete", "node", node)
     verified = bench.judge("04_verify", verify.replicas_and_gpus)
-    scaled = bench.judge("02_scale_pool", scale_pool.verify)
+    scaled = bench.judge("02_scale_pool", scale.verify)
     gpus = broken(verified, "verify.gpus")
     assert gpus.observed == "2 of 3"
     assert f"{pod['metadata']['name']} on {node}, which is not in the pool (any more)" in str(gpus.evidence)
@@ -370,6 +373,6 @@ def test_a_node_that_vanishes(bench: Bench) -> None:
     assert replicas.observed == "3 selected, 2 Ready, 2 available"
     assert "Insufficient nvidia.com/gpu" in str(replicas.evidence)
 
-    all_pass(bench.judge("02_scale_pool", scale_pool.plan, scale_pool.apply, scale_pool.verify))
+    all_pass(bench.judge("02_scale_pool", scale.plan, scale.apply, scale.verify))
     bench.settled(SERVERS3)
     all_pass(bench.judge("04_verify", verify.replicas_and_gpus, verify.answers))

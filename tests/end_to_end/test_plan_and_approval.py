@@ -34,11 +34,11 @@ KINDS = "deployments,services,configmaps,serviceaccounts,roles,rolebindings,secr
 KILLED = """
 import os, pathlib, signal
 from llmd_runbook.run import begin
-from llmd_runbook.stages import swap_patterns, swap_plan
+from llmd_runbook.stages.swap import patterns, plan
 stage = begin("03_swap_patterns", {!r}, "new", {!r}, output=pathlib.Path({!r}))
-swap_plan.plan(stage)
+plan.plan(stage)
 with stage.changing():
-    swap_patterns.remove(stage, stage.profile.pattern1)
+    patterns.remove(stage, stage.profile.pattern1)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -17,18 +17,11 @@ from llmd_runbook.clients.gke import SPOT_LABEL, Bounds, GkePool
 from llmd_runbook.clients.kubernetes import EVENTS, NODES
 from llmd_runbook.errors import DeadlineExceeded
 from llmd_runbook.run import begin
-from llmd_runbook.stages import (
-    autoscaler,
-    cleanup,
-    cleanup_plan,
-    review_capacity,
-    scale_pool,
-    site,
-    spot_pool,
-    swap_patterns,
-    swap_plan,
-    verify,
-)
+from llmd_runbook.stages import cleanup, cleanup_plan, site, verify
+from llmd_runbook.stages.pool import autoscaler, scale
+from llmd_runbook.stages.pool import spot as spot_pool
+from llmd_runbook.stages.review import capacity
+from llmd_runbook.stages.swap import patterns, plan
 from llmd_runbook.topology import NODE_POOL_LABEL, gpu_nodes
 from llmd_runbook.verdicts import Verdict
 from tests.end_to_end.bench import SERVERS3, Bench, all_pass, broken
@@ -41,7 +34,7 @@ IDLE_S = 4
 SANDBOX_OPTIONS = ("--gpu-zones", "2", "--autoscaler-idle-s", str(IDLE_S))
 pytestmark = pytest.mark.timeout(300)
 
-SCALE = (scale_pool.plan, scale_pool.apply, scale_pool.verify)
+SCALE = (scale.plan, scale.apply, scale.verify)
 BACK = (cleanup_plan.plan, cleanup.apply, cleanup.verify)
 
 
@@ -93,9 +86,7 @@ def test_the_autoscaler_gets_room_and_takes_what_is_idle(bench: Bench, tmp_path:
 
 
 def test_pods_that_wait_make_the_pool_grow(bench: Bench, tmp_path: Path) -> None:
-    found = by_mode(bench, tmp_path, "autoscale").judge(
-        "03_swap_patterns", swap_plan.plan, swap_patterns.apply, swap_patterns.verify
-    )
+    found = by_mode(bench, tmp_path, "autoscale").judge("03_swap_patterns", plan.plan, patterns.apply, patterns.verify)
     all_pass(found)
     assert "TriggeredScaleUp: pod triggered scale-up:" in str(found["pool.grows"].evidence)
     assert sorted(zones(bench).values()) == [1, 2]
@@ -146,10 +137,10 @@ def test_a_resize_gives_both_zones_the_same_and_holds_idle_nodes(bench: Bench) -
     assert [row[:3] for row in result.tables[0].rows][1] == ["nodes of the pool", "1", "4"]
     assert any("2 x 2 zones = 4 nodes" in note.text for note in result.notes)
     assert bench.pool.describe().bounds == Bounds(2, 2, 2)
-    all_pass(bench.judge("01_review_state", review_capacity.capacity))
+    all_pass(bench.judge("01_review_state", capacity.capacity))
     time.sleep(IDLE_S + 1)  # nothing is to happen meanwhile
     assert set(zones(bench).values()) == {2}
-    all_pass(bench.judge("02_scale_pool", scale_pool.verify))
+    all_pass(bench.judge("02_scale_pool", scale.verify))
 
 
 def test_the_way_back_by_a_resize_leaves_what_gke_has_for_one(bench: Bench) -> None:
@@ -189,14 +180,14 @@ def test_a_spot_pool_comes_for_pattern_3(bench: Bench, tmp_path: Path) -> None:
 def test_a_spot_node_that_takes_no_pods(bench: Bench, tmp_path: Path) -> None:
     node = gpu_nodes(bench.kube, "t4-spot")[0].name
     bench.kubectl("cordon", node)
-    found = on_spot(bench, tmp_path).judge("02_scale_pool", scale_pool.verify)
+    found = on_spot(bench, tmp_path).judge("02_scale_pool", scale.verify)
     bench.kubectl("uncordon", node)
     assert broken(found, "spot.pool").observed.endswith("2 of 3 nodes usable")
 
 
 def test_pattern_3_runs_on_the_spot_pool(bench: Bench, tmp_path: Path) -> None:
     other = on_spot(bench, tmp_path)
-    all_pass(other.judge("03_swap_patterns", swap_plan.plan, swap_patterns.apply, swap_patterns.verify))
+    all_pass(other.judge("03_swap_patterns", plan.plan, patterns.apply, patterns.verify))
     found = other.judge("04_verify", verify.replicas_and_gpus)
     all_pass(found)
     assert found["verify.gpus"].expected == "3 replicas with 1 GPU each, on nodes of t4-spot"

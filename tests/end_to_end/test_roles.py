@@ -7,12 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from llmd_runbook.errors import Forbidden
-from llmd_runbook.stages import (
-    scale_pool,
-    swap_patterns,
-    swap_plan,
-    verify,
-)
+from llmd_runbook.stages import verify
+from llmd_runbook.stages.pool import scale
+from llmd_runbook.stages.swap import patterns, plan
 from llmd_runbook.verdicts import Verdict
 from tests.end_to_end.bench import Bench, all_pass
 from tests.end_to_end.callers import REVIEW, called_by, printed_roles
@@ -53,7 +50,7 @@ def test_an_observer_reviews_and_says_what_it_cannot_see(observer: Bench) -> Non
 
 def test_an_observer_changes_nothing_and_one_message_says_why(observer: Bench) -> None:
     with pytest.raises(Forbidden) as refused:
-        observer.judge("02_scale_pool", scale_pool.plan, scale_pool.apply)
+        observer.judge("02_scale_pool", scale.plan, scale.apply)
     said = str(refused.value)
     assert "llmd-runbook-observer" in said
     assert "is forbidden" in said
@@ -63,8 +60,8 @@ def test_an_observer_changes_nothing_and_one_message_says_why(observer: Bench) -
 
 def test_an_operator_reviews_scales_and_swaps(operator: Bench) -> None:
     all_pass(operator.judge("01_review_state", *REVIEW[:-1]))
-    all_pass(operator.judge("02_scale_pool", scale_pool.plan, scale_pool.apply, scale_pool.verify))
-    all_pass(operator.judge("03_swap_patterns", swap_plan.plan, swap_patterns.apply, swap_patterns.verify))
+    all_pass(operator.judge("02_scale_pool", scale.plan, scale.apply, scale.verify))
+    all_pass(operator.judge("03_swap_patterns", plan.plan, patterns.apply, patterns.verify))
 
 
 def test_an_observer_verifies_what_the_operator_did(observer: Bench) -> None:

@@ -27,17 +27,12 @@ from llmd_runbook.clients.releases.helm import HelmDriver
 from llmd_runbook.errors import DeadlineExceeded, GateFailed, RollbackFailed, RolledBack, ToolError
 from llmd_runbook.profile import PARAMETERS
 from llmd_runbook.run import StageRun, begin
-from llmd_runbook.stages import (
-    review_state,
-    swap_by_hand,
-    swap_gates,
-    swap_patterns,
-    swap_plan,
-    swap_steps,
-    traffic,
-    verify,
-)
-from llmd_runbook.stages.swap_probe import KEY, SwapProbe, announced, kept
+from llmd_runbook.stages import verify
+from llmd_runbook.stages.load import traffic
+from llmd_runbook.stages.review import state as review_state
+from llmd_runbook.stages.swap import by_hand as swap_by_hand
+from llmd_runbook.stages.swap import gates, patterns, plan, steps
+from llmd_runbook.stages.swap.probe import KEY, SwapProbe, announced, kept
 from llmd_runbook.topology import endpoint, gpu_nodes, route_of
 from llmd_runbook.verdicts import Check, StageResult, Verdict
 from llmd_sandbox import processes
@@ -143,9 +138,9 @@ def test_a_surge_without_gpus_changes_nothing_and_says_what_is_missing(bench: Sw
     content["pool"]["ready_timeout_s"] = 3
     Path(profile).write_text(yaml.safe_dump(content))
     stage = bench.open(profile)
-    swap_plan.plan(stage)
+    plan.plan(stage)
     with pytest.raises(DeadlineExceeded, match="surge needs 4 GPU nodes at once") as caught:
-        swap_patterns.apply(stage)
+        patterns.apply(stage)
     stage.abandon("Done", "it was meant to fail")
     assert "stage 02" in (caught.value.remedy or "")
     assert bench.state() == ON_PATTERN_1
@@ -154,9 +149,9 @@ def test_a_surge_without_gpus_changes_nothing_and_says_what_is_missing(bench: Sw
 def test_a_pattern_that_never_gets_ready_stays_beside_where_rollback_is_never(bench: SwapBench) -> None:
     bench.resized(4)
     stage = bench.open(bench.write("never", broken=True, strategy="surge", rollback="never"))
-    swap_plan.plan(stage)
+    plan.plan(stage)
     with pytest.raises(DeadlineExceeded, match="waited 6 s for 3 Ready replicas"):
-        swap_patterns.apply(stage)
+        patterns.apply(stage)
     (note,) = [note.text for note in stage.finish().notes if note.title.startswith("Stopped where it failed")]
     assert "0 of 3 pods Ready, 3 wanted" in note
     assert "helm uninstall ms-pattern3 gaie-pattern3" in note
@@ -166,9 +161,9 @@ def test_a_pattern_that_never_gets_ready_stays_beside_where_rollback_is_never(be
 def test_a_pattern_that_never_gets_ready_goes_and_no_client_has_met_it(bench: SwapBench) -> None:
     """From the state that the attempt before left."""
     stage = bench.open(bench.write("broken", broken=True, strategy="surge"))
-    swap_plan.plan(stage)
+    plan.plan(stage)
     with pytest.raises(RolledBack) as caught:
-        swap_patterns.apply(stage)
+        patterns.apply(stage)
     found = by_id(stage.finish())
     assert "CrashLoopBackOff" in (caught.value.reason or "") or "exit code 1" in (caught.value.reason or "")
     assert bench.state() == ON_PATTERN_1
@@ -185,9 +180,9 @@ def test_a_replica_that_crashes_after_the_route_moved(bench: SwapBench) -> None:
     stage = bench.open(profile)
     crash = threading.Thread(target=crash_after_the_move, args=(bench,))
     crash.start()
-    swap_plan.plan(stage)
+    plan.plan(stage)
     with pytest.raises(RolledBack, match="Pattern 1 serves again") as caught:
-        swap_patterns.apply(stage)
+        patterns.apply(stage)
     crash.join()
     found = by_id(stage.finish())
     assert "gate.readiness" in (caught.value.reason or "")
@@ -235,8 +230,8 @@ def test_an_old_name_that_lives_on_as_an_alias_is_answered_throughout(bench: Swa
     """And the commands that are told for a failed way back lead back from a Pattern 3 that serves, too."""
     bench.resized(4)
     stage = bench.open(bench.write("alias", alias=True, strategy="surge", old_name="alias"))
-    swap_plan.plan(stage)
-    swap_patterns.apply(stage)
+    plan.plan(stage)
+    patterns.apply(stage)
     verify.answers(stage)
     result, names = stage.finish(), [bench.profile.pattern3.model, bench.profile.pattern1.model]
     assert [(check.observed, check.evidence) for check in result.checks if check.verdict is not Verdict.PASS] == []
@@ -265,9 +260,9 @@ def by_hand(bench: SwapBench, commands: list[str]) -> None:
 
 def test_a_surge_loses_no_request_that_was_not_announced(bench: SwapBench) -> None:
     stage = bench.open(bench.write("surge", strategy="surge", probe_requests_per_s=40, quiet_s=36, compare_rounds=1))
-    swap_plan.plan(stage)
-    swap_patterns.apply(stage)
-    swap_patterns.verify(stage)
+    plan.plan(stage)
+    patterns.apply(stage)
+    patterns.verify(stage)
     result = stage.finish()
     assert [(check.observed, check.evidence) for check in result.checks if check.verdict is not Verdict.PASS] == []
     assert bench.state() == ON_PATTERN_3
@@ -309,11 +304,11 @@ def test_gates_that_fail_say_which_and_why(bench: SwapBench, tmp_path: Path) -> 
 def held(bench: SwapBench, stage: StageRun) -> dict[str, Check]:
     """The gates' checks on Pattern 3 as it is now, one of which fails."""
     target = endpoint(bench.kube, stage.profile, stage.profile.pattern3.gateway)
-    pods = swap_steps.pods_of(stage, bench.kube, stage.profile.pattern3)
+    pods = steps.pods_of(stage, bench.kube, stage.profile.pattern3)
     with SwapProbe(stage, bench.kube) as probe:
         probe.mark("serving")
         with pytest.raises(GateFailed) as caught:
-            swap_gates.hold(stage, bench.kube, probe, target, swap_gates.restarts(pods))
+            gates.hold(stage, bench.kube, probe, target, gates.restarts(pods))
     found = by_id(stage.finish())
     failed = [name for name, check in found.items() if check.verdict is Verdict.FAIL]
     assert all(name in caught.value.what for name in failed)
@@ -335,9 +330,9 @@ def test_a_way_back_that_fails_says_how_to_finish_by_hand_and_that_works(
         return apply(self, on_line)
 
     monkeypatch.setattr(HelmDriver, "apply", no_pattern_1)
-    swap_plan.plan(stage)
+    plan.plan(stage)
     with pytest.raises(RollbackFailed) as caught:
-        swap_patterns.apply(stage)
+        patterns.apply(stage)
     found = by_id(stage.finish())
     assert found["rollback.serves"].verdict is Verdict.FAIL
     assert found["swap.gap"].verdict is Verdict.FAIL
@@ -349,9 +344,9 @@ def test_a_way_back_that_fails_says_how_to_finish_by_hand_and_that_works(
 
 def test_recreate_reports_its_gap_as_envoy_saw_it(bench: SwapBench) -> None:
     stage = bench.open(bench.write("recreate", strategy="recreate"))
-    swap_plan.plan(stage)
-    swap_patterns.apply(stage)
-    swap_patterns.verify(stage)
+    plan.plan(stage)
+    patterns.apply(stage)
+    patterns.verify(stage)
     result = stage.finish()
     assert [(check.observed, check.evidence) for check in result.checks if check.verdict is not Verdict.PASS] == []
     assert bench.state() == ON_PATTERN_3

@@ -310,7 +310,7 @@ def test_the_stages_that_change_something_take_approval() -> None:
 
 PLANNED = """
 from llmd_runbook.plans import Change, Plan
-from llmd_runbook.stages import gate
+from llmd_runbook.stages.planning import gate
 def propose(now):
     gate.propose(stage, lambda: Plan([Change("nodes", now, "3")], []), lambda: {"nodes": 3}, {})
 """

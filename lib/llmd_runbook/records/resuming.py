@@ -21,8 +21,8 @@ from llmd_runbook.verdicts import Verdict
 Verify = Callable[[StageRun], object]
 
 CHANGING: Mapping[str, str] = {
-    "02_scale_pool": "scale_pool",
-    "03_swap_patterns": "swap_patterns",
+    "02_scale_pool": "pool.scale",
+    "03_swap_patterns": "swap.patterns",
     "07_cleanup": "cleanup",
 }
 """Stages that leave something in the cluster, with the module whose `verify` looks at it again."""

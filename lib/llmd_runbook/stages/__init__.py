@@ -1,4 +1,4 @@
-"""The stages of the migration, one module a notebook; the only callers of clients that change anything."""
+"""The stages of the migration, in a folder where they have many parts; only they call clients that change anything."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from importlib import import_module
 from llmd_runbook.verdicts import REGISTRY, CheckSpec
 
 MODULES = (
-    "review_configuration",
-    "review_state",
-    "review_capacity",
-    "review_surroundings",
-    "review_permissions",
-    "beside",
-    "scale_pool",
-    "spot_pool",
-    "autoscaler",
-    "swap_patterns",
-    "swap_gates",
-    "swap_report",
-    "swap_rollback",
+    "review.configuration",
+    "review.state",
+    "review.capacity",
+    "review.surroundings",
+    "review.permissions",
+    "planning.beside",
+    "pool.scale",
+    "pool.spot",
+    "pool.autoscaler",
+    "swap.patterns",
+    "swap.gates",
+    "swap.report",
+    "swap.rollback",
     "verify",
-    "routing_configuration",
-    "routing_affinity",
-    "routing_explained",
-    "replica_failure",
+    "routing.configuration",
+    "routing.affinity",
+    "routing.explained",
+    "routing.replica_failure",
     "throughput_and_cost",
     "cleanup",
 )

@@ -9,11 +9,16 @@ from llmd_runbook.errors import ClusterError
 from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun, StepHandle, changes
 from llmd_runbook.run.display import Shown
-from llmd_runbook.stages import beside, gate, plan_parts, site, spot_pool, swap_patterns, traffic
+from llmd_runbook.stages import site
 from llmd_runbook.stages.cleanup_plan import nodes_after, pods_after
-from llmd_runbook.stages.plan_facts import release_change
-from llmd_runbook.stages.pool_shrink import minimum_afterwards, shrink
-from llmd_runbook.stages.pool_size import left_for
+from llmd_runbook.stages.load import traffic
+from llmd_runbook.stages.planning import beside, gate
+from llmd_runbook.stages.planning import parts as plan_parts
+from llmd_runbook.stages.planning.facts import release_change
+from llmd_runbook.stages.pool import spot as spot_pool
+from llmd_runbook.stages.pool.shrink import minimum_afterwards, shrink
+from llmd_runbook.stages.pool.size import left_for
+from llmd_runbook.stages.swap import patterns
 from llmd_runbook.topology import NODE_POOL_LABEL, endpoint, gpu_nodes, route_view
 from llmd_runbook.verdicts import Check, Table, declare
 
@@ -58,9 +63,9 @@ def _apply(stage: StageRun) -> None:
             if pods:
                 step.changed(f"{len(pods)} to 0 pods")
     else:
-        swap_patterns.remove(stage, profile.pattern3)
+        patterns.remove(stage, profile.pattern3)
         if option == "restore_pattern1":
-            swap_patterns.install(stage, profile.pattern1)
+            patterns.install(stage, profile.pattern1)
     with stage.step("shrink the GPU pool") as step:
         _shrink(stage, kube, step)
     if profile.pool.spot:

@@ -9,8 +9,11 @@ from llmd_runbook.clients.kubernetes import HTTP_ROUTES, Kubernetes
 from llmd_runbook.plans import Change, Duration, Plan
 from llmd_runbook.profile import Pattern, Profile
 from llmd_runbook.run import StageRun
-from llmd_runbook.stages import beside, gate, owned, plan_parts, site, spot_pool, traffic
-from llmd_runbook.stages.plan_facts import (
+from llmd_runbook.stages import site
+from llmd_runbook.stages.load import traffic
+from llmd_runbook.stages.planning import beside, gate, owned
+from llmd_runbook.stages.planning import parts as plan_parts
+from llmd_runbook.stages.planning.facts import (
     POOL_CHANGE,
     ROUTE_CHANGE,
     Rendered,
@@ -21,9 +24,10 @@ from llmd_runbook.stages.plan_facts import (
     rendered,
     route_facts,
 )
-from llmd_runbook.stages.pool_shrink import bounds_left, minimum_afterwards
-from llmd_runbook.stages.pool_size import left_for
-from llmd_runbook.stages.pool_target import nodes_left
+from llmd_runbook.stages.pool import spot as spot_pool
+from llmd_runbook.stages.pool.shrink import bounds_left, minimum_afterwards
+from llmd_runbook.stages.pool.size import left_for
+from llmd_runbook.stages.pool.target import nodes_left
 from llmd_runbook.topology import RouteView, gpu_nodes, route_of
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from llmd_runbook.analysis.cost import NodeOption, OptionCost
 from llmd_runbook.analysis.latency import Estimate, Refusal, Throughput
 from llmd_runbook.analysis.what_if import Outcome, weights_text
-from llmd_runbook.stages.measurement import Measured
+from llmd_runbook.stages.load.measurement import Measured
 
 _COLOURS = ("#6b7280", "#2563eb", "#0d9488")
 CURVES = ("#2563eb", "#c2410c", "#0d9488", "#7c3aed", "#ca8a04", "#be185d")

@@ -14,7 +14,7 @@ from llmd_runbook.clients.releases.helmfile import HelmfileDriver
 from llmd_runbook.errors import NotFound, ProfileError
 from llmd_runbook.profile import HelmReleases, Pattern, Profile
 from llmd_runbook.run import StepHandle, lock
-from llmd_runbook.stages import scale_events
+from llmd_runbook.stages.pool import scale_events
 from llmd_runbook.topology import GPU, PoolView, Replica, pool_view, replica_view, selector_text, trouble
 
 

@@ -12,8 +12,11 @@ from llmd_runbook.analysis.latency import Estimate, Refusal
 from llmd_runbook.load.calibrate import ClientError
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown
-from llmd_runbook.stages import figures, load_figures, measurement, site, swap_compare
-from llmd_runbook.stages.measurement import Measured
+from llmd_runbook.stages import figures, site
+from llmd_runbook.stages.load import figures as load_figures
+from llmd_runbook.stages.load import measurement
+from llmd_runbook.stages.load.measurement import Measured
+from llmd_runbook.stages.swap import compare as swap_compare
 from llmd_runbook.topology import endpoint
 from llmd_runbook.verdicts import Check, Table, declare
 

@@ -16,7 +16,8 @@ from llmd_runbook.errors import ClusterError, NotFound, Unreachable
 from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown
-from llmd_runbook.stages import beside, site
+from llmd_runbook.stages import site
+from llmd_runbook.stages.planning import beside
 from llmd_runbook.topology import GpuNode, Replica, endpoint, gpu_nodes, picker, pool_view, replicas, trouble
 from llmd_runbook.verdicts import Table, declare
 

@@ -32,7 +32,7 @@ from llmd_runbook.manifest import Code, Process
 from llmd_runbook.profile import Profile, load
 from llmd_runbook.run import context, lock, store
 from llmd_runbook.run.stage import StageRun, StepHandle
-from llmd_runbook.stages import swap_compare, swap_patterns, swap_probe
+from llmd_runbook.stages.swap import compare, patterns, probe
 from tests.drills.model.api_server import ApiServer
 from tests.drills.model.calls import Call, Calls
 from tests.drills.model.clock import Clock
@@ -164,9 +164,9 @@ class World:
                 (Inference, "models"): requests.models(),
                 (Scraper, "scrape"): lambda own, pod: requests.scrape(own, pod),
                 (Scraper, "models"): lambda own, pod: requests.served(own, pod),
-                (swap_probe, "Probe"): requests.probe,
-                (swap_compare, "measure"): lambda *_: None,  # real load, for which nothing here has a time
-                (swap_patterns, "plot"): lambda _: None,  # a figure takes longer than all the rest
+                (probe, "Probe"): requests.probe,
+                (compare, "measure"): lambda *_: None,  # real load, for which nothing here has a time
+                (patterns, "plot"): lambda _: None,  # a figure takes longer than all the rest
                 (profiles, "load"): lambda _: self.profile,
             }
             for (owner, name), value in clients.items():

@@ -189,7 +189,7 @@ def verify(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], object]
     def by(look: Callable[[Any], object]) -> None:
         module = ModuleType("left")
         vars(module)["verify"] = look
-        for name in ("scale_pool", "swap_patterns"):
+        for name in ("pool.scale", "swap.patterns"):
             monkeypatch.setitem(sys.modules, f"llmd_runbook.stages.{name}", module)
 
     return by

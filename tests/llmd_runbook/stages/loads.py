@@ -7,7 +7,7 @@ import math
 from llmd_runbook.analysis.comparison import Conditions
 from llmd_runbook.analysis.latency import Refusal, Throughput
 from llmd_runbook.load.watch import Readings
-from llmd_runbook.stages.measurement import Measured
+from llmd_runbook.stages.load.measurement import Measured
 
 
 def load(

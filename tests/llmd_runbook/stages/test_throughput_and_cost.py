@@ -11,9 +11,10 @@ import pytest
 
 from llmd_runbook.load.calibrate import ClientError
 from llmd_runbook.run import StageRun
-from llmd_runbook.stages import cost_tables, swap_compare
 from llmd_runbook.stages import throughput_and_cost as stage_06
-from llmd_runbook.stages.measurement import Measured
+from llmd_runbook.stages.cost import tables
+from llmd_runbook.stages.load.measurement import Measured
+from llmd_runbook.stages.swap import compare
 from llmd_runbook.verdicts import Check, StageResult, Table, Verdict
 from tests.llmd_runbook.stages.loads import load
 
@@ -84,7 +85,7 @@ def test_without_two_equal_loads_there_is_no_ratio_and_no_cost_ratio(
 ) -> None:
     stage = opened(open_stage, baseline, replica)
     stage_06.compare(stage)
-    cost_tables.cost(stage)
+    tables.cost(stage)
     result = stage.finish()
     assert gain(result).verdict is Verdict.INCONCLUSIVE
     assert said in gain(result).observed
@@ -137,7 +138,7 @@ def test_a_slow_client_refuses_every_ratio_and_proves_nothing(open_stage: Open) 
 def surge(open_stage: Open, rounds: int) -> None:
     """A stage 03 that measured both by turns, Pattern 3 twice as fast but for a drift that hits both."""
     swap = open_stage(stage_06.SWAP_STAGE)
-    swap.data[swap_compare.KEY] = [
+    swap.data[compare.KEY] = [
         {"round": number, "pattern": name, **load(rate * (1 + number / 10)).data()}
         for number in range(1, rounds + 1)
         for name, rate in (("pattern1", 10), ("pattern3", 20 + number / 10))

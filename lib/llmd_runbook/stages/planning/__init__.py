@@ -1,0 +1,1 @@
+"""What every change goes through: its plan, its approval, and who else owns the object."""

@@ -1,0 +1,1 @@
+"""Stage 01: what is there before anything changes."""
