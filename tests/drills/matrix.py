@@ -112,6 +112,7 @@ GROUPS: dict[str, Group] = {
             *api("07 remove", f"{_HANDS}3", "API 409", "API 500", "answer lost", method="DELETE"),
             *api("07 install", f"{_HANDS}1", "API 409", "API 500", "answer lost", "time-out", method="PATCH"),
             *api("07 route", ROUTE, "API 409", "API 500", "answer lost", method="PATCH"),
+            *api("07 autoscaling", _BOUNDS, "API 500", "answer lost", method="PUT"),
             *api(
                 "07 shrink", SIZE, "API 500", "API 429", "answer lost"
             ),  # which ends the run: the route is to move again

@@ -19,6 +19,11 @@ class Reached:
     operation: str
     after: list[OperationState]
 
+    def then(self, later: Reached) -> Reached:
+        """Both changes as one; with two operations of ours both are named."""
+        ours = [name for name in (self.operation, later.operation) if name]
+        return Reached(", ".join(ours), [*self.after, *later.after])
+
     def say(self, step: StepHandle, changed: str, ok: str) -> None:
         """End the step with what was changed, or with how it is already, and the operations."""
         ours = [self.operation] if self.operation else []

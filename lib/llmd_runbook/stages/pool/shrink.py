@@ -88,10 +88,9 @@ def shrink(stage: StageRun, kube: Kubernetes, step: StepHandle, wanted: int, *, 
         remedy="look for pods that hold their node (disruption budgets), then run the stage again",
         selector=f"{NODE_POOL_LABEL}={name}",
     )
-    if bounds.operation and not resized.operation:
-        bounds.say(step, said, "")
-    else:
-        resized.say(step, f"{before} to {after} nodes", f"{after} nodes already")
+    changed = [said] if bounds.operation else []
+    changed += [f"{before} to {after} nodes"] if resized.operation else []
+    bounds.then(resized).say(step, "; ".join(changed), f"{after} nodes already")
 
 
 def _autoscaled(kube: Kubernetes, pool: str, wanted: int, timeout_s: float, step: StepHandle) -> int:

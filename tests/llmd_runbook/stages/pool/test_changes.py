@@ -12,7 +12,7 @@ from llmd_runbook.clients.gke import GkePool, OperationState
 from llmd_runbook.errors import ApiError, Conflict, Unreachable
 from llmd_runbook.run import StageRun, StepHandle
 from llmd_runbook.stages.pool import changes
-from llmd_runbook.stages.pool.changes import reach
+from llmd_runbook.stages.pool.changes import Reached, reach
 from llmd_runbook.verdicts import StepStatus
 
 BEGUN = "2026-11-25T01:00:00Z"
@@ -169,3 +169,12 @@ def test_a_call_without_an_answer_that_began_nothing_fails(step: StepHandle) -> 
     with pytest.raises(Unreachable):
         three(gke, step)
     assert gke.calls == 1
+
+
+def test_two_changes_in_a_step_name_both_operations_and_what_each_waited_for() -> None:
+    bounds = Reached("bounds", [running("theirs")])
+    for later, said in ((Reached("size", []), "bounds, size"), (Reached("", [running("other")]), "bounds")):
+        both = bounds.then(later)
+        assert both.operation == said
+        assert [item.name for item in both.after] == ["theirs", *(item.name for item in later.after)]
+    assert Reached("", []).then(Reached("", [])) == Reached("", [])
