@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import requests
 from google.api_core import exceptions as api_exceptions
 from google.auth import exceptions as auth_exceptions
+from google.protobuf.json_format import ParseError
 
 from llmd_runbook.clients.guard import Guard, read_only
 from llmd_runbook.clients.loopback import is_loopback
@@ -436,6 +437,13 @@ def _translated(what: str, endpoint: str) -> Iterator[None]:
             where=endpoint,
             reason=str(error),
             remedy=f"check the network and {ENDPOINT_VARIABLE}; a private endpoint needs its VPN or proxy",
+        ) from error
+    except ParseError as error:
+        raise ApiError(
+            what,
+            where=endpoint,
+            reason=f"what answers is not GKE's API: {error}",
+            remedy=f"look which proxy answers there, and at {ENDPOINT_VARIABLE}",
         ) from error
     except auth_exceptions.GoogleAuthError as error:
         raise Forbidden(what, where=endpoint, reason=str(error), remedy=LOGIN) from error

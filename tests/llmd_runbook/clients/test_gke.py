@@ -345,6 +345,14 @@ def test_an_error_that_is_no_json_is_still_an_error(canned: type[Canned]) -> Non
         pool().describe()
 
 
+@pytest.mark.parametrize("answer", ["", "<html>Sign in</html>", '{"locations": 3}'])
+def test_an_answer_that_is_not_gkes_is_one_message(canned: type[Canned], answer: str) -> None:
+    canned.answer = answer
+    with pytest.raises(ApiError, match="what answers is not GKE's API") as caught:
+        pool().describe()
+    assert ENDPOINT_VARIABLE in str(caught.value.remedy)
+
+
 def test_a_wait_ends_at_its_deadline(canned: type[Canned]) -> None:
     canned.answer = json.dumps({"name": "operation-1", "operationType": "UPGRADE_NODES", "status": "RUNNING"})
     with pytest.raises(DeadlineExceeded, match="UPGRADE_NODES is still RUNNING"):

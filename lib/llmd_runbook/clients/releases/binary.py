@@ -61,17 +61,18 @@ class Helm:
         # `--all` is missing in helm 4, and without any of these helm 3 shows two states only
         states = ["--deployed", "--failed", "--pending", "--uninstalling"]
         text = self.run("list", *states, "--time-format", _RFC3339, "-o", "json", "--namespace", namespace)
-        return [
-            Release(
-                name=entry["name"],
-                namespace=entry["namespace"],
-                chart=entry["chart"],
-                revision=int(entry["revision"]),
-                status=entry["status"],
-                updated=datetime.fromisoformat(entry["updated"]),
-            )
-            for entry in json.loads(text)
-        ]
+        with process.understood("helm list", text):
+            return [
+                Release(
+                    name=entry["name"],
+                    namespace=entry["namespace"],
+                    chart=entry["chart"],
+                    revision=int(entry["revision"]),
+                    status=entry["status"],
+                    updated=datetime.fromisoformat(entry["updated"]),
+                )
+                for entry in json.loads(text)
+            ]
 
     def cluster_uid(self, namespace: str) -> str | None:
         """UID of the namespace kube-system of the cluster that helm itself reaches, whatever its own variables
@@ -82,13 +83,15 @@ class Helm:
         if not is_at_least(self.version, _OLDEST_THAT_LOOKS_UP):
             return None
         text = self.run("template", "identity", str(_IDENTITY), "--dry-run=server", "--namespace", namespace)
-        return str(manifests.parse(text, "helm template identity")[0]["data"]["uid"])
+        with process.understood("helm template", text):
+            return str(manifests.parse(text, "helm template identity")[0]["data"]["uid"])
 
     def plugins(self) -> dict[str, str]:
         """Versions of the installed plug-ins, by name."""
         lines = process.run([self._binary, "plugin", "list"], timeout_s=self._timeout_s, install=_INSTALL)
         rows = [line.split() for line in lines.splitlines()[1:] if line.strip()]
-        return {row[0]: row[1] for row in rows}
+        with process.understood("helm plugin list", lines):
+            return {row[0]: row[1] for row in rows}
 
 
 def require(version: str, oldest: tuple[int, int], tool: str, remedy: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from llmd_runbook.clients.guard import Guard, read_only
-from llmd_runbook.clients.releases import charts, manifests, pending
+from llmd_runbook.clients.releases import charts, manifests, pending, process
 from llmd_runbook.clients.releases.base import OnLine, Outcome, Release
 from llmd_runbook.clients.releases.binary import Helm
 from llmd_runbook.clients.releases.manifests import Manifest
@@ -124,7 +124,10 @@ class HelmDriver:
 
     def _is_current(self, spec: ReleaseSpec) -> bool:
         where = [spec.name, "--namespace", self.namespace]
-        if (json.loads(self._helm.run("get", "values", *where, "-o", "json")) or {}) != _values(spec):
+        text = self._helm.run("get", "values", *where, "-o", "json")
+        with process.understood("helm get values"):
+            stored = json.loads(text) or {}
+        if stored != _values(spec):
             return False
         return manifests.same(self._stored(spec.name), self._template(spec, "--is-upgrade", "--no-hooks"))
 

@@ -73,8 +73,9 @@ class HelmfileDriver:
         return [entry["name"] for entry in self._listed()]
 
     def _listed(self) -> list[dict[str, Any]]:
-        listed = json.loads(self._run("list", "--output", "json")) or []
-        found = [entry for entry in listed if entry["enabled"] and entry["installed"]]
+        text = self._run("list", "--output", "json")
+        with process.understood("helmfile list", text):
+            found = [entry for entry in json.loads(text) or [] if entry["enabled"] and entry["installed"]]
         if not found:
             raise ToolError(
                 f"the helmfile has no release for environment {self._environment} and postfix {self._postfix}",

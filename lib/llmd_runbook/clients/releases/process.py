@@ -10,13 +10,15 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import IO
 
 from llmd_runbook.clients.guard import Guard
 from llmd_runbook.errors import ToolError, redact
 
 _LAST_LINES = 15
+_SHOWN = 80
 _GRACE_S = 10.0
 _ASK_AGAIN_S = 1.0
 
@@ -90,6 +92,23 @@ def run(
         reason = "\n".join(said[-_LAST_LINES:]) or "it printed nothing"
         raise ToolError(f"{tool} failed with exit status {status}", where=where, reason=reason, remedy=_remedy(reason))
     return "\n".join(printed["stdout"])
+
+
+@contextmanager
+def understood(command: str, printed: str = "") -> Iterator[None]:
+    """Around reading what a command printed and exited with 0 after; `printed` where nothing secret can be in it.
+
+    Raises:
+        ToolError: it is not what that command prints; with how it begins.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ToolError(
+            f"`{command}` printed what cannot be read",
+            reason=f"it begins with {redact(printed[:_SHOWN])!r}" if printed else "it is not what was asked for",
+            remedy="run it by hand: a wrapper of the tool, or a plug-in, may print to its standard output",
+        ) from error
 
 
 def _follow(

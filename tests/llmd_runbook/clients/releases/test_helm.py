@@ -62,6 +62,22 @@ def test_installed(driver: Driver, answer: Answer, calls: Calls) -> None:
     assert {"--pending", "--uninstalling", "--failed", "--deployed"} <= set(argv)
 
 
+@pytest.mark.parametrize("printed", ["", "<html>", "{}x", "[{}]", "[3]", "7", '[{"name": "first", "revision": "r"}]'])
+def test_what_no_helm_prints_is_one_message(driver: Driver, answer: Answer, printed: str) -> None:
+    answer("helm", "list", stdout=printed)
+    with pytest.raises(ToolError, match="`helm list` printed what cannot be read") as caught:
+        driver.installed("llm-d")
+    assert printed in str(caught.value.reason) if printed else caught.value.reason == "it is not what was asked for"
+
+
+def test_values_that_cannot_be_read_are_one_message(driver: Driver, answer: Answer) -> None:
+    answer("helm", "list", stdout=listed("first"))
+    answer("helm", "get", "values", stdout='WARNING: old\n{"password": "hunter2"}')
+    with pytest.raises(ToolError, match="`helm get values` printed what cannot be read") as caught:
+        driver.differing()
+    assert "hunter2" not in str(caught.value)
+
+
 def test_absent_releases_are_installed_in_order(driver: Driver, answer: Answer, calls: Calls) -> None:
     answer("helm", "list", stdout="[]")
     answer("helm", "upgrade", stdout="STATUS: deployed\n")

@@ -107,6 +107,19 @@ def test_a_helmfile_without_releases_is_told(driver: Driver, answer: Answer, lis
         driver.names()
 
 
+@pytest.mark.parametrize("listed_as", ["", "<html>", "[{}]", "[3]", "7"])
+def test_what_no_helmfile_prints_is_one_message(driver: Driver, answer: Answer, listed_as: str) -> None:
+    answer("helmfile", "list", stdout=listed_as)
+    with pytest.raises(ToolError, match="`helmfile list` printed what cannot be read"):
+        driver.names()
+
+
+def test_a_plug_in_without_a_version_is_one_message(driver: Driver, answer: Answer) -> None:
+    answer("helm", "plugin", stdout="NAME\tVERSION\ndiff\n")
+    with pytest.raises(ToolError, match="`helm plugin list` printed what cannot be read"):
+        driver.versions()
+
+
 def test_destroy(driver: Driver, answer: Answer, calls: Calls) -> None:
     answer("helm", "list", "-o", stdout=listed({"ms-pattern3": 1, "ms-pattern1": 1}))
     answer("helmfile", "destroy")
