@@ -184,15 +184,25 @@ def trouble(pod: Object) -> str:
     status = pod.get("status", {})
     for item in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
         waiting = item.get("state", {}).get("waiting") or {}
-        ended = item.get("state", {}).get("terminated") or {}
+        ended = _ended(item.get("state", {}))
+        before = "" if item.get("ready") else _ended(item.get("lastState", {}))
         if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
-            return f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
-        if ended.get("exitCode"):
-            return f"{ended.get('reason', 'Error')}: exit code {ended['exitCode']}"
+            said = f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
+            return f"{said}; it ended before with {before}" if before else said
+        if ended:
+            return ended
+        if before:
+            return f"started again after {before}, {item.get('restartCount', 0)} restarts"
     for item in status.get("conditions", []):
         if item["type"] == "PodScheduled" and item["status"] != "True":
             return f"{item.get('reason', '')}: {item.get('message', '')}"
     return ""
+
+
+def _ended(state: Object) -> str:
+    """How a container ended that did not end well; empty where it runs, waits, or ended with 0."""
+    ended = state.get("terminated") or {}
+    return f"{ended.get('reason', 'Error')}: exit code {ended['exitCode']}" if ended.get("exitCode") else ""
 
 
 def picker(kube: Kubernetes, namespace: str, pool: PoolView) -> Picker:

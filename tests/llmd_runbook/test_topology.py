@@ -123,6 +123,9 @@ def test_a_pod_is_ready_when_its_condition_says_so() -> None:
     assert topology.replica_view(bare).terminating
 
 
+OOM: Object = {"lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}
+
+
 @pytest.mark.parametrize(
     ("status", "said"),
     [
@@ -139,6 +142,15 @@ def test_a_pod_is_ready_when_its_condition_says_so() -> None:
             "OOMKilled: exit code 137",
         ),
         ({"initContainerStatuses": [{"state": {"terminated": {"reason": "Completed", "exitCode": 0}}}]}, ""),
+        (
+            {"containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "5m"}}, **OOM}]},
+            "CrashLoopBackOff: 5m; it ended before with OOMKilled: exit code 137",
+        ),
+        (
+            {"containerStatuses": [{"state": {"running": {}}, "restartCount": 2, **OOM}]},
+            "started again after OOMKilled: exit code 137, 2 restarts",
+        ),
+        ({"containerStatuses": [{"state": {"running": {}}, "ready": True, "restartCount": 2, **OOM}]}, ""),
         (
             {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3"}]},
             "Unschedulable: 0/3",
