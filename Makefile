@@ -30,7 +30,8 @@ check: $(VENV)/.dev ## style, types, layers, notebooks
 test: $(VENV)/.dev ## unit tests, the whole migration on a sandbox, and the notebooks against their stored outputs
 	@$(BIN)/llmd-sandbox build  # outside the tests, whose time is limited
 # Two files at a time, in the order of their names: those that wait for sandboxes come first, units fill in.
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# The picker is the sandbox's own, for every layout, whatever the other lanes are given.
+	env -u LLMD_SANDBOX_EPP $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-vllm: $(VENV)/.dev ## the simulator against the real vLLM on CPU, and the notebooks on it (VLLM=contract or VLLM=notebooks: a part of it)
 	@$(BIN)/llmd-sandbox build --engine vllm
@@ -48,7 +49,7 @@ test-picker: $(VENV)/.dev ## stages 01 to 05 through a real endpoint picker: LLM
 
 test-cli: $(VENV)/.dev ## helm 3, helm 4, helmfile, kubectl, on a sandbox (CLI=without-helm-diff or CLI=helm-diff: a part of it)
 	@$(BIN)/llmd-sandbox build --tools $(if $(filter without-helm-diff,$(CLI)),,--helm-diff)
-	$(BIN)/pytest -m "cli$(if $(filter without-helm-diff,$(CLI)), and not helm_diff)$(if $(filter helm-diff,$(CLI)), and helm_diff)" tests/cli
+	env -u LLMD_SANDBOX_EPP $(BIN)/pytest -m "cli$(if $(filter without-helm-diff,$(CLI)), and not helm_diff)$(if $(filter helm-diff,$(CLI)), and helm_diff)" tests/cli
 
 test-drills: $(VENV)/.dev ## every fault during every changing step, and a kill around every call; writes docs/drills.md
 	@$(BIN)/llmd-sandbox build
