@@ -8,7 +8,8 @@ from tests.vllm.surfaces import Call
 _PROMPT = list(range(3, 140))
 _MESSAGES = [{"role": "user", "content": "Hi"}]
 _FOUR = {"model": MODEL, "max_tokens": 4, "ignore_eos": True}
-_STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+# so many that not all of them come in the first and the last chunk, which hold several where the processors are busy
+_STREAM = {"max_tokens": 64, "stream": True, "stream_options": {"include_usage": True}}
 _TEXT = {"model": MODEL, "prompt": "Hello"}
 
 
