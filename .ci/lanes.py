@@ -82,8 +82,8 @@ LANES = [
     Lane("check", make("check"), 0, required=True),
     Lane("test", make("test"), 0, required=True),
     Lane("test-picker", make("test-picker"), 150, (_SANDBOX, "build", "--picker")),
-    Lane("test-vllm, contract", make("test-vllm", "VLLM=contract"), 180, (_SANDBOX, "build", "--engine", "vllm")),
-    Lane("test-vllm, notebooks", make("test-vllm", "VLLM=notebooks"), 600, (_SANDBOX, "build", "--engine", "vllm")),
+    Lane("test-vllm, contract", make("test-vllm", "VLLM=contract"), 150, (_SANDBOX, "build", "--engine", "vllm")),
+    Lane("test-vllm, notebooks", make("test-vllm", "VLLM=notebooks"), 450, (_SANDBOX, "build", "--engine", "vllm")),
     Lane("test-cli", make("test-cli", "CLI=without-helm-diff"), 330, (_SANDBOX, "build", "--tools")),
     Lane("test-cli, helm-diff", make("test-cli", "CLI=helm-diff"), 120, (_SANDBOX, "build", "--tools", "--helm-diff")),
 ]

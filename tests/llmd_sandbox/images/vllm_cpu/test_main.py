@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+OWN_SESSION = Path("/proc/self/autogroup")
 ENGINE = """#!/bin/bash
 if [[ "$1" == */model.py ]]; then
     [ -e "$HOME/broken" ] && exit 7
     mkdir -p "$2"; echo "$3" > "$2/context"; exit
 fi
 printf '%s\\n' "$@" > "$HOME/words"; env > "$HOME/variables"
+nice > "$HOME/niceness"; cat /proc/self/autogroup > "$HOME/session" 2>/dev/null
+exit 0
 """
 
 
@@ -25,11 +28,11 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(home: Path, **more: str) -> subprocess.CompletedProcess[str]:
+def start(home: Path, *, session: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "llmd_sandbox.images.vllm_cpu", str(home / "python")]
     words += ["vllm", "serve", "google/gemma-2b-it", "--dtype=half", "--max-model-len=4096"]
     variables = {**os.environ, "HOME": str(home), "LLMD_SANDBOX_POD_IP": "127.9.0.1", **more}
-    return subprocess.run(words, env=variables, capture_output=True, text=True, check=False)
+    return subprocess.run(words, env=variables, capture_output=True, text=True, check=False, start_new_session=session)
 
 
 def variables(home: Path) -> dict[str, str]:
@@ -60,6 +63,19 @@ def test_it_stays_off_the_network(home: Path) -> None:
     wanted = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": "127.9.0.1"}
     wanted["SPT_NOENV"] = "1"  # else `llmd-sandbox down` does not find the engine's processes
     assert wanted.items() <= found.items()
+
+
+def test_it_gives_way_to_whoever_measures(home: Path) -> None:
+    start(home)
+    assert int((home / "niceness").read_text()) == min(19, os.nice(0) + 15)
+    if shared := (home / "session").read_text():
+        assert shared.split()[-1] == "15"
+
+
+def test_it_leaves_the_priority_of_a_session_alone_that_is_not_its_own(home: Path) -> None:
+    before = OWN_SESSION.read_text() if OWN_SESSION.exists() else ""
+    start(home, session=False)
+    assert (home / "session").read_text() == before
 
 
 def test_sockets_go_into_the_sandboxs_folder_unless_its_path_is_too_long(home: Path) -> None:
