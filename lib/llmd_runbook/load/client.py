@@ -18,7 +18,7 @@ import aiohttp
 from llmd_runbook.clients import bearer
 from llmd_runbook.load.plan import Plan, Prompt
 from llmd_runbook.load.samples import Sample
-from llmd_runbook.load.timing import TimedConnector, TimedResponse
+from llmd_runbook.load.timing import TimedBody, TimedConnector, TimedResponse
 
 _DONE = b"data: [DONE]"
 _DETAIL_CHARACTERS = 500
@@ -76,10 +76,11 @@ class Sender:
         """Send one request and take in its answer; a failure is an exchange too, never an exception."""
         request_id = str(uuid.UUID(int=next(self._ids) % 2**128))
         exchange, arrivals = Exchange(index, due_s, self._now(), request_id, self._streamed), None
+        body = TimedBody(self._bodies[index], content_type="application/json")
         try:
             async with self._session.post(
                 self._url,
-                data=self._bodies[index],
+                data=body,
                 headers={**self._headers, "x-request-id": exchange.request_id},
                 server_hostname=self._server_name,
             ) as response:
@@ -95,6 +96,8 @@ class Sender:
             exchange.failure = _kind(error)
             exchange.detail = str(error) or type(error).__name__
         exchange.done_s = self._now()
+        if body.sent is not None:
+            exchange.sent_s = body.sent - self._origin
         if arrivals is not None:
             exchange.events_s = [at - self._origin for at in arrivals.events]
             if exchange.failure is None and arrivals.last is not None:

@@ -1,7 +1,7 @@
-"""When bytes arrived, noted by the connection as it hands them over: before anything is parsed, or any task woken.
+"""When bytes went and came, noted where they are handed over: after all else was made ready, before anything is parsed.
 
-A task reads an answer only after everybody who was answered at the same moment: with 50 streams in step that adds
-milliseconds which are the client's own.
+A task reads an answer only after everybody who was answered at the same moment, and asks again only after everybody
+who asks at the same moment: with 50 requests in step that adds milliseconds which are the client's own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import ssl
 import time
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 
 _EVENT = b"data: {"
@@ -36,6 +37,17 @@ class Arrivals:
         self._tail = b"" if seen.endswith(_EVENT) else seen[1 - len(_EVENT) :]
 
 
+class TimedBody(aiohttp.BytesPayload):
+    """A request's body that notes when it is handed over, its head with it (`time.perf_counter`)."""
+
+    sent: float | None = None
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """Note the time, then go on as ever."""
+        self.sent = time.perf_counter()
+        await super().write_with_length(writer, content_length)
+
+
 class TimedProtocol(ResponseHandler):
     """A connection that notes when bytes arrive."""
 
@@ -44,8 +56,9 @@ class TimedProtocol(ResponseHandler):
         self.arrivals = Arrivals()
 
     def data_received(self, data: bytes) -> None:
-        """Note the time, then go on as ever."""
-        self.arrivals.add(time.perf_counter(), data)
+        """Note the time, then go on as ever; aiohttp calls it with nothing too, when a task has read."""
+        if data:
+            self.arrivals.add(time.perf_counter(), data)
         super().data_received(data)
 
 

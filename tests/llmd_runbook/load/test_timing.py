@@ -1,17 +1,26 @@
-"""Arrivals: events are found however the bytes are cut, and each has the time of its beginning."""
+"""Arrivals: events are found however the bytes are cut, and each has the time of its beginning; and the sending."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
+import aiohttp
+import pytest
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmd_runbook.load.engine import run
+from llmd_runbook.load.loops import run_fast
 from llmd_runbook.load.plan import Closed, Plan
 from llmd_runbook.load.prompts import unique
-from llmd_runbook.load.timing import Arrivals
+from llmd_runbook.load.timing import Arrivals, TimedBody, TimedConnector, TimedResponse
 
 EVENT = b'data: {"choices":[{"text":" a"}]}\n\n'
 
@@ -61,3 +70,81 @@ async def test_gaps_are_those_of_the_server() -> None:
         assert sample.ttft_s is not None
         assert sample.ttft_s >= gap_s * 0.9  # the role alone is no token
         assert sample.latency_s >= 2 * gap_s * 0.9
+
+
+class Peer:
+    """A server in a thread of its own, which answers one request even while the client's loop stands still."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Peer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        connection, _ = self._socket.accept()
+        with connection:
+            seen = b""
+            while not seen.endswith(b"ask"):
+                seen += connection.recv(4096)
+            self.asked.set()
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes")
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    with Peer() as found:
+        yield found
+
+
+LOOPS: list[Callable[[Coroutine[Any, Any, None]], None]] = [run_fast, asyncio.run]
+
+
+@pytest.mark.parametrize("run_in", LOOPS)
+def test_a_request_is_sent_when_the_system_has_it_and_not_when_its_making_began(
+    peer: Peer, run_in: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    arrived: list[bool] = []
+    made_s: list[float] = []
+
+    class Body(TimedBody):
+        async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+            made_s.append(time.perf_counter())
+            await super().write_with_length(writer, content_length)
+            arrived.append(peer.asked.wait(5))  # the loop stands still
+
+    async def ask() -> None:
+        body = Body(b"ask", content_type="text/plain")
+        async with aiohttp.ClientSession(connector=TimedConnector(True), response_class=TimedResponse) as session:
+            await session.post(peer.url, data=body)
+        assert body.sent is not None
+        assert made_s[0] < body.sent < time.perf_counter()
+
+    run_in(ask())
+    assert arrived == [True]
+
+
+@pytest.mark.parametrize("run_in", LOOPS)
+def test_an_answer_arrives_when_its_bytes_come_and_not_when_a_task_reads_them(
+    peer: Peer, run_in: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    async def ask() -> None:
+        async with (
+            aiohttp.ClientSession(connector=TimedConnector(True), response_class=TimedResponse) as session,
+            session.post(peer.url, data=TimedBody(b"ask", content_type="text/plain")) as response,
+        ):
+            assert isinstance(response, TimedResponse)
+            arrived = time.perf_counter()
+            assert await response.read() == b"yes"
+            assert response.arrivals.last is not None
+            assert response.arrivals.last < arrived
+
+    run_in(ask())
