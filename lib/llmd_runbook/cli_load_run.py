@@ -145,10 +145,11 @@ def _load(
 def _report(sent: _Sent, result: LoadResult, seed: int, tolerance: float, export: Path | None) -> int:
     """Print what was measured, and write it where that is asked for; the exit code."""
     from llmd_runbook.load.mixes import digest
-    from llmd_runbook.stages.load.measurement import summarised
+    from llmd_runbook.stages.load.measurement import mean_count, summarised
 
     found = summarised(result, sent.warmup)
-    bound, client = _client(found, result, sent.plan.output_tokens, tolerance)
+    tokens = mean_count([sample.output_tokens for sample in result.good])
+    bound, client = _client(found, result, round(tokens or sent.plan.output_tokens), tolerance)
     kinds = ", ".join(found.failures()) or "no failures"
     for line in (
         f"{sent.arrival}; {len(result.samples)} sent, {sent.warmup} of them warm-up; {kinds}",
@@ -156,7 +157,7 @@ def _report(sent: _Sent, result: LoadResult, seed: int, tolerance: float, export
         client,
     ):
         console().print(line, highlight=False, soft_wrap=True)
-    measured = replace(found, conditions=_conditions(sent, found, bound))
+    measured = replace(found, conditions=_conditions(sent, found, result, bound))
     if not bound:
         _print_figures(measured, result, sent)
     if export is not None:
@@ -182,17 +183,19 @@ def _client(found: Measured, result: LoadResult, output_tokens: int, tolerance: 
     return bound or "", f"{said}; {bound}" if bound else said
 
 
-def _conditions(sent: _Sent, found: Measured, bound: str) -> Conditions:
+def _conditions(sent: _Sent, found: Measured, result: LoadResult, bound: str) -> Conditions:
     """What a comparison may know of it; caches, context length and replicas are not seen from here."""
     from llmd_runbook.analysis.comparison import Conditions
     from llmd_runbook.load.mixes import digest
     from llmd_runbook.load.plan import Closed
+    from llmd_runbook.stages.load.measurement import mean_count
 
     when = sent.plan.arrival
     return Conditions(
         prompts=digest(sent.plan.prompts),
         requests=found.requests,
-        output_tokens=float(sent.plan.output_tokens),
+        prompt_tokens=mean_count([sample.prompt_tokens for sample in result.good]),
+        output_tokens=mean_count([sample.output_tokens for sample in result.good]),
         arrival=sent.arrival,
         in_flight=when.concurrency if isinstance(when, Closed) else None,
         client=bound,

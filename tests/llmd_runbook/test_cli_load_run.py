@@ -59,6 +59,7 @@ def test_a_closed_loop_has_latencies_gaps_and_a_rate(command: Any, tmp_path: Pat
     assert (len(served.done_s), fit_client["in_flight"]) == (75, [5])
     load = peer_results.read(json.loads(file.read_text())).load
     assert (load.conditions.requests, load.conditions.in_flight, load.conditions.client) == (70, 5, "")
+    assert (load.conditions.prompt_tokens, load.conditions.output_tokens) == (1, 4)  # as the server counts
     assert len(load.samples["latency"]) == 70
 
 

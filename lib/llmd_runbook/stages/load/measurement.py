@@ -157,8 +157,8 @@ def measure(
         prompts=digest(sent),
         recipe=recipe(profile),
         requests=len(sent) - concurrency,
-        prompt_tokens=_mean([sample.prompt_tokens for sample in result.good]),
-        output_tokens=_mean([sample.output_tokens for sample in result.good]),
+        prompt_tokens=mean_count([sample.prompt_tokens for sample in result.good]),
+        output_tokens=mean_count([sample.output_tokens for sample in result.good]),
         arrival="closed loop",
         in_flight=concurrency,
         replicas=pattern.replicas,
@@ -390,7 +390,7 @@ def _show(step: StepHandle, now: Progress) -> None:
     step.progress(f"{now.ended} of {now.total} requests, {now.failed} failed", done=now.ended, total=now.total)
 
 
-def _mean(counts: Sequence[int | None]) -> float | None:
+def mean_count(counts: Sequence[int | None]) -> float | None:
     """The mean of the server's counts; None where it gave none for some."""
     known = [count for count in counts if count is not None]
     return fmean(known) if known and len(known) == len(counts) else None
