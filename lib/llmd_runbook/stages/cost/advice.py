@@ -171,6 +171,8 @@ def _situation(stage: StageRun) -> Situation:
         capacity3_per_s=capacity3,
         speed_up=throughput_and_cost.speed_up(stage),
         replicas=profile.pattern3.replicas,
+        prompts_share=profile.load.mix == "service",
+        hit_share=_load(stage).readings.hit_share,
     )
 
 
