@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
+from llmd_runbook.cli_load_run import run as run_load
 from llmd_runbook.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, UsageError
 from llmd_runbook.records.terminal import console
 from llmd_runbook.verdicts import StageResult, Verdict
@@ -24,7 +26,11 @@ _WHERE = {
     "same-load-a-replica": (_THROUGHPUT, "same_load_per_replica"),
 }
 
-load = typer.Typer(help="Measured loads: compare results of any known tool, export our own.", no_args_is_help=True)
+load = typer.Typer(
+    help="Measured loads: put one on a server, compare results of any known tool, export our own.",
+    no_args_is_help=True,
+)
+load.command("run")(run_load)
 
 
 @load.command("compare")
@@ -88,7 +94,8 @@ def export(
     result = attempts[-1].result if attempts else None
     if result is None or key not in result.data:
         raise UsageError(f"the run has no {which}", where=str(folder), remedy=f"run stage {stage[:2]} to its end")
-    found = measurement.restored(result.data[key]).compared(_client(result))
+    found = measurement.restored(result.data[key]).compared()
+    found = replace(found, conditions=replace(found.conditions, client=_client(result)))
     try:
         content = written(found, label=f"{record.id} {which}", date=record.started.strftime("%Y%m%d-%H%M%S"))
         file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
-import zlib
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
@@ -21,13 +18,13 @@ from llmd_runbook.analysis.scorers import (
     Generation,
     Rules,
 )
+from llmd_runbook.cli_lines import from_lines, read_trace
 from llmd_runbook.errors import EXIT_FAIL, EXIT_PASS, UsageError
 from llmd_runbook.records.terminal import console, json_line
 
 _SCORERS = {"prefix": PREFIX_SCORER, "kv": KV_SCORER, "queue": QUEUE_SCORER, "no-hit": NO_HIT_SCORER}
 _GUIDE_WEIGHTS = "prefix=3,kv=2,queue=2"
 _MOST_REPLICAS = 64
-T = TypeVar("T")
 
 routing = typer.Typer(help="The endpoint picker's decisions, and the reference model of them.", no_args_is_help=True)
 
@@ -45,7 +42,7 @@ def replay_routing(
     from llmd_runbook.records.report import agreement
 
     try:
-        found = _from_lines(file, replay, "recording")
+        found = from_lines(file, replay, "recording")
     except RecordingError as error:
         raise UsageError(
             "this is no recording of a picker's decisions",
@@ -82,22 +79,12 @@ def what_if(
     """
     from rich.progress import track
 
-    from llmd_runbook.analysis.traces import TraceError, read
     from llmd_runbook.analysis.what_if import scenarios, simulate
     from llmd_runbook.records.predictions import data, table
 
     rules = [_rules(generation, text) for text in weights or [_GUIDE_WEIGHTS]]
     wanted = scenarios(rules, _counts(replicas), cache_blocks or [T4_CACHE_BLOCKS])
-    try:
-        requests = _from_lines(file, read, "trace")
-    except TraceError as error:
-        raise UsageError(
-            "this is neither a prompt file nor a Mooncake trace",
-            where=f"{file}:{error.line}",
-            reason=f"{error.key}: {error.value!r}: {error.reason}" if error.key else error.reason,
-            remedy="one JSON object a line: arrival_s, model, prompt or messages, output_tokens; "
-            "or timestamp, input_length, output_length, hash_ids",
-        ) from None
+    requests = read_trace(file)
     screen = console(stderr=True)
     steps = track(wanted, "scenarios", console=screen, disable=not screen.is_terminal, transient=True)
     outcomes = [simulate(requests, scenario, in_flight=in_flight, seed=seed) for scenario in steps]
@@ -115,16 +102,6 @@ def what_if(
             json_line(data(outcome))
         return
     console().print(table(outcomes))
-
-
-def _from_lines(file: Path, read: Callable[[Iterable[str]], T], what: str) -> T:
-    try:
-        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
-            return read(lines)
-    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
-        raise UsageError(
-            f"cannot read the {what}", where=str(file), reason=str(error), remedy="check the path"
-        ) from None
 
 
 def _rules(generation: Generation, text: str) -> Rules:

@@ -247,6 +247,11 @@ class Load(_Section):
         "empty means this machine alone",
         default="",
     )
+    processes: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(
+        description="processes of this machine over which the load is split, by a dask cluster of its own; for more "
+        "streams than one processor carries",
+        default=1,
+    )
     sweep: list[Count] = Field(
         description="more levels of requests in flight that stage 06 measures Pattern 3 with, to find where more stop "
         "paying; a minute or so each",
@@ -260,6 +265,14 @@ class Load(_Section):
     client_tolerance: Annotated[float, Field(gt=0, le=0.5)] = Field(
         description="part of a measured latency that the client may add; beyond it nothing is proved", default=0.02
     )
+
+    @model_validator(mode="after")
+    def _one_fleet(self) -> Load:
+        if self.processes > 1 and self.scheduler:
+            raise ValueError("scheduler and processes are two ways to split one load: name one")
+        if self.processes > self.concurrency:
+            raise ValueError(f"{self.concurrency} requests in flight cannot be split over {self.processes} processes")
+        return self
 
 
 class Affinity(_Section):

@@ -54,6 +54,8 @@ def test_digest_follows_content_and_not_layout(copy: Path) -> None:
     ("old", "new", "key", "says"),
     [
         ("  max_nodes: 5", "  max_nodes: 2", "pool", "max_nodes 2 is below nodes 3"),
+        ("  concurrency: 12", "  concurrency: 12\n  processes: 13", "load", "cannot be split over 13 processes"),
+        ("  concurrency: 12", "  concurrency: 12\n  processes: 2\n  scheduler: tcp://a:1", "load", "name one"),
         ("  nodes: 3", "  nodes: 2", "the whole profile", "pool.nodes 2 is below pattern3.replicas 3"),
         ("  replicas: 1", "  replicas: 0", "pattern1.replicas", "greater than or equal to 1"),
         ("  replicas: 1", "  replicas: three", "pattern1.replicas", "value: 'three'"),

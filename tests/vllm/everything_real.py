@@ -12,10 +12,13 @@ PAGE = "LLMD_EVERYTHING_REAL"
 """Environment variable that names the file to write the page to."""
 
 _SHOWN = ("03_swap_patterns", "04_verify", "05_routing_affinity", "06_throughput_and_cost")
+_COMPARISON = ("Both patterns", "Between tokens, and in the replicas", "Ratios")
+"""Tables of stage 06; without its dollars, for no GPU was measured."""
+_READING = "How to read the ratios"
 
 
 def page(run: Run, *, took_s: float, peak_bytes: int) -> str:
-    """Parts, verdicts by stage, and what the checks of stages 03 to 06 saw.
+    """Parts, verdicts by stage, what the checks of stages 03 to 06 saw, and the comparison of both patterns.
 
     Args:
         run: the record.
@@ -41,8 +44,18 @@ def page(run: Run, *, took_s: float, peak_bytes: int) -> str:
         result = _result(record)
         if record.stage in _SHOWN and result:
             rows = [(check.id, check.verdict, check.observed) for check in result.checks]
-            lines += ["", f"## {record.stage}", "", *_table(("check", "verdict", "observed"), rows)]
+            lines += ["", f"## {record.stage}", "", *_table(("check", "verdict", "observed"), rows), *_compared(result)]
     return "\n".join(lines) + "\n"
+
+
+def _compared(result: StageResult) -> list[str]:
+    """The tables of the comparison and how to read it, where a stage has them; no load is left out."""
+    lines: list[str] = []
+    for table in result.tables:
+        if table.title in _COMPARISON:
+            rows = [["" if value is None else str(value) for value in row] for row in table.rows]
+            lines += ["", f"{table.title}:", "", *_table(tuple(table.columns), rows)]
+    return lines + [part for note in result.notes if note.title == _READING for part in ("", note.text)]
 
 
 def _commit(run: Run) -> str:

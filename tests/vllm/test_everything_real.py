@@ -15,7 +15,7 @@ from llmd_runbook.manifest import (
     Status,
     Who,
 )
-from llmd_runbook.verdicts import Check, StageResult, Verdict
+from llmd_runbook.verdicts import Check, Note, StageResult, Table, Verdict
 from tests.vllm.everything_real import page
 
 BEGAN = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -38,6 +38,22 @@ def stage(name: str, *checks: Check) -> StageRecord:
         result=result,
     )
     return StageRecord(stage=name, attempts=[attempt])
+
+
+def compared() -> StageRecord:
+    """A stage 06 with its tables."""
+    found = stage("06_throughput_and_cost", check("throughput.gain", Verdict.PASS, "1.5"))
+    result = found.attempts[0].result
+    assert result is not None
+    result.tables.extend(
+        [
+            Table(title="Both patterns", columns=["pattern", "requests/s"], rows=[["one", 0.5], ["three", None]]),
+            Table(title="Ratios", columns=["3 / 1", "same load"], rows=[["throughput", "1.50 [1.4, 1.6]"]]),
+            Table(title="Prices", columns=["price"], rows=[["not on the page"]]),
+        ]
+    )
+    result.notes.append(Note(title="How to read the ratios", text="Before and after, unpaired."))
+    return found
 
 
 def record() -> Run:
@@ -63,6 +79,7 @@ def record() -> Run:
         stages=[
             stage("04_verify", check("verify.one", Verdict.PASS, "3 of 3"), check("verify.two", Verdict.FAIL, "a | b")),
             StageRecord(stage="05_routing_affinity", not_run="04_verify failed"),
+            compared(),
             stage("07_cleanup", check("cleanup.one", Verdict.PASS, "not shown")),
         ],
     )
@@ -80,3 +97,25 @@ def test_the_page_tells_parts_verdicts_and_what_was_seen() -> None:
     assert "| 07_cleanup | pass | 1 of 1 | 61 s |" in lines
     assert "| verify.two | fail | a \\| b |" in lines
     assert "not shown" not in shown
+
+
+def test_the_page_has_the_comparison_of_both_patterns_and_how_to_read_it() -> None:
+    shown = page(record(), took_s=630, peak_bytes=1)
+    comparison = """Both patterns:
+
+| pattern | requests/s |
+| --- | --- |
+| one | 0.5 |
+| three |  |
+
+Ratios:
+
+| 3 / 1 | same load |
+| --- | --- |
+| throughput | 1.50 [1.4, 1.6] |
+
+Before and after, unpaired.
+"""
+    assert comparison in shown
+    assert shown.index("## 06_throughput_and_cost") < shown.index(comparison)
+    assert "not on the page" not in shown

@@ -46,6 +46,8 @@ class Situation:
 
     Attributes:
         capacity1_per_s, capacity3_per_s: requests a second that the patterns sustain, or why that is not known.
+        prompts_share: whether the load's prompts share beginnings by design.
+        hit_share: part of its prompt tokens that was found in the prefix caches; None where nobody counted.
     """
 
     demand_per_min: float | None
@@ -56,6 +58,8 @@ class Situation:
     capacity3_per_s: Estimate | Refusal
     speed_up: Estimate | Refusal
     replicas: int
+    prompts_share: bool
+    hit_share: float | None
 
 
 @dataclass(frozen=True)
@@ -76,13 +80,7 @@ def criteria(situation: Situation) -> list[Criterion]:
         Criterion(KEEP, "single user or demonstration", "not stated", Answer.OPEN, only_you),
         Criterion(SWITCH, "production with real users", "not stated", Answer.OPEN, only_you),
         _traffic(situation, SWITCH, f"high traffic, {SWITCH_FROM_PER_MIN} requests/min or more"),
-        Criterion(
-            SWITCH,
-            "repeated similar prompts",
-            "not measured",
-            Answer.OPEN,
-            "the load of this stage shares nothing by design: what your prompts share, only a trace of them says",
-        ),
+        _repeated(situation),
         _need(situation),
         _budget(situation, SWITCH, "can justify 3 times the cost"),
     ]
@@ -119,6 +117,15 @@ def advise(situation: Situation) -> Advice:
         f"{situation.replicas} replicas do not serve {demand}; {least} would if throughput grew in proportion, and "
         "it grows by less",
     )
+
+
+def _repeated(situation: Situation) -> Criterion:
+    """The load is made here: what is found of it in the caches is what was put there, and no user's habit."""
+    share = situation.hit_share
+    known = "not measured" if share is None else f"{share:.1%} of this load's prompt tokens were in the caches"
+    what = "shares what a service's might" if situation.prompts_share else "shares nothing"
+    why = f"the load of this stage {what} by design: what your prompts share, only a trace of them says"
+    return Criterion(SWITCH, "repeated similar prompts", known, Answer.OPEN, why)
 
 
 def _traffic(situation: Situation, speaks_for: str, says: str) -> Criterion:

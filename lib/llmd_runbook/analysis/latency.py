@@ -124,7 +124,7 @@ def closed_loop_throughput(
         output_tokens_per_s=sum(tokens for *_, tokens in good) / window_s,
         window_s=window_s,
         completed=len(good),
-        in_flight=_most_in_flight(sent_s, done_s),
+        in_flight=most_in_flight(sent_s, done_s),
         done_s=tuple(sorted(done - start for done, *_ in good)),
         start_s=start,
         latency_mean_s=sum(latency for _, latency, _ in good) / len(good),
@@ -260,7 +260,8 @@ def _block_times(run: Throughput) -> _Floats:
     return np.diff(ends)
 
 
-def _most_in_flight(sent_s: Sequence[float], done_s: Sequence[float]) -> int:
+def most_in_flight(sent_s: Sequence[float], done_s: Sequence[float]) -> int:
+    """The most requests that were under way at once, from when each was sent and ended (s, on one clock)."""
     events = sorted([(when, 1) for when in sent_s] + [(when, -1) for when in done_s])
     return int(np.cumsum([change for _, change in events]).max())
 

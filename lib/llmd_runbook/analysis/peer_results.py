@@ -53,11 +53,14 @@ class _Stated:
     output_tokens: Sequence[int] = ()
 
 
-def export(load: Load, *, label: str, date: str) -> dict[str, Any]:
+def export(load: Load, *, label: str, date: str, rate_per_s: float | None = None) -> dict[str, Any]:
     """A load in the field names of `vllm bench serve` 0.32.0, with our own figures beside them for `read`.
 
     Counts, duration and rates are those of the steady window; latencies of all measured requests, in seconds and, as
     that tool has them, in ms. A percentile that the samples cannot bear is left out, and so are gaps between tokens.
+
+    Args:
+        rate_per_s: of an open loop.
 
     Raises:
         ValueError: the load has no throughput.
@@ -73,7 +76,7 @@ def export(load: Load, *, label: str, date: str) -> dict[str, Any]:
         "label": label,
         "model_id": conditions.model,
         "num_prompts": conditions.requests,
-        "request_rate": "inf",
+        "request_rate": "inf" if rate_per_s is None else rate_per_s,
         "burstiness": 1.0,
         "max_concurrency": conditions.in_flight,
         "duration": run.window_s,

@@ -179,7 +179,7 @@ def _body(plan: Plan, prompt: Prompt) -> bytes:
     body: dict[str, Any] = {
         "model": plan.model,
         **_asked(plan, prompt),
-        "max_tokens": plan.output_tokens,
+        "max_tokens": prompt.output_tokens or plan.output_tokens,
         "ignore_eos": True,
         "temperature": 0,
     }

@@ -1,4 +1,4 @@
-"""One load from several machines: the workers of a dask scheduler, which start at the same second of their clocks.
+"""One load from several machines, or several processes: a dask scheduler's workers, which start at the same second.
 
 Every worker runs its part as `measure` does, in a process of its own, after it has calibrated itself at its part of
 the load, all at the same time. A worker that is lost takes its samples with it: the result says so.
@@ -6,10 +6,13 @@ the load, all at the same time. A worker that is lost takes its samples with it:
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -69,14 +72,9 @@ class Fleet:
     """
 
     def __init__(self, scheduler: str) -> None:
-        try:
-            from distributed import Client  # a second to load, and only where there is a fleet
-        except ImportError:
-            raise UsageError(
-                "a load from several machines needs the package distributed",
-                where=f"load.scheduler {scheduler}",
-                remedy='pip install "llmd-runbook[fleet]", here and on every worker',
-            ) from None
+        _need_distributed(f"load.scheduler {scheduler}")
+        from distributed import Client  # a second to load, and only where there is a fleet
+
         try:
             self._client: Client = Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
@@ -195,6 +193,40 @@ class Fleet:
                 lost = f", {len(errors)} lost" if errors else ""
                 on_progress(f"{len(found)} of {len(futures)} workers have ended{lost}")
         return found, errors
+
+
+@contextmanager
+def of_processes(count: int) -> Iterator[Fleet]:
+    """A fleet of so many processes of this machine, with a scheduler of their own; all end with it.
+
+    Raises:
+        UsageError: the package for it is not installed.
+    """
+    _need_distributed(f"load.processes {count}")
+    from distributed import LocalCluster
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",  # any free port: its own may be taken
+            local_directory=folder,
+        ) as cluster,
+        Fleet(cluster.scheduler_address) as fleet,
+    ):
+        yield fleet
+
+
+def _need_distributed(where: str) -> None:
+    if importlib.util.find_spec("distributed") is None:
+        raise UsageError(
+            "a load that is split needs the package distributed",
+            where=where,
+            remedy='pip install "llmd-runbook[fleet]", here and on every worker',
+        )
 
 
 def _why(future: Future) -> str:

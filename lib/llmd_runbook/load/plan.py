@@ -16,11 +16,13 @@ class Prompt(_Model):
     """One request's text; `group` names what it shares its prefix with.
 
     `system` comes before the text: a chat's system message, or simply the beginning of a completion's prompt.
+    `output_tokens` are its answer's, exactly; None: as the plan has it.
     """
 
     group: str
     text: str
     system: str = ""
+    output_tokens: PositiveInt | None = None
 
 
 class Closed(_Model):
@@ -75,7 +77,7 @@ class Plan(_Model):
         ca_file: CA bundle for https; None means the system's.
         model: name of the served model.
         prompts: one a request, in the order of sending.
-        output_tokens: tokens of every answer, exactly (`ignore_eos`).
+        output_tokens: tokens of every answer, exactly (`ignore_eos`), unless its prompt says otherwise.
         arrival: when requests are sent.
         streamed: whether answers come as they are made, or whole.
         keep_headers: response headers to keep with a sample.

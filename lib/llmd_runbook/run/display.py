@@ -102,6 +102,11 @@ def table(content: Table) -> Shown:
     return Shown(html, f"{content.title}\n" + text_table([content.columns, *rows]))
 
 
+def together(*parts: Shown) -> Shown:
+    """Several things below one another, as one."""
+    return Shown("".join(part._repr_html_() for part in parts), "\n\n".join(map(repr, parts)))
+
+
 def plan(content: Plan) -> Shown:
     """What will change, and what to know before: the whole diff folded in HTML, its beginning in text."""
     tables = [table(item) for item in content.tables()]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from llmd_runbook.analysis.cost import NodeOption, OptionCost
-from llmd_runbook.analysis.latency import Estimate, Refusal, Throughput
+from llmd_runbook.analysis.latency import Estimate, Refusal, Throughput, sustained_rate
 from llmd_runbook.analysis.what_if import Outcome, weights_text
 from llmd_runbook.stages.load.measurement import Measured
 
@@ -42,26 +42,40 @@ def latency_and_throughput(loads: dict[str, Measured], *, stamp: str) -> Png:
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     names = list(loads)
     for name, colour in zip(names, _COLOURS, strict=False):
-        ordered = sorted(loads[name].latencies_s)
+        bound = loads[name].conditions.client
+        ordered = [] if bound else sorted(loads[name].latencies_s)
         shares = [(index + 1) / len(ordered) for index in range(len(ordered))]
-        left.step(ordered, shares, where="post", color=colour, label=f"{name} (n={len(ordered)})", linewidth=1.8)
+        label = f"{name} (not shown: client-bound)" if bound else f"{name} (n={len(ordered)})"
+        left.step(ordered, shares, where="post", color=colour, label=label, linewidth=1.8)
     left.set(xlabel="latency of a request (s)", ylabel="share of requests", ylim=(0, 1.02), xlim=(0, None))
     left.grid(alpha=0.25)
     left.legend(loc="upper left", frameon=False, fontsize=8)
-    rates = [
-        load.throughput.requests_per_s if isinstance(load.throughput, Throughput) else 0 for load in loads.values()
-    ]
-    bars = right.barh(range(len(names)), rates, color=_COLOURS[: len(names)], height=0.6)
-    right.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)
+    runs = [load.throughput for load in loads.values()]
+    rates = [run.requests_per_s if isinstance(run, Throughput) else 0 for run in runs]
+    bars = right.barh(range(len(names)), rates, xerr=_reach(runs), color=_COLOURS[: len(names)], height=0.6, capsize=4)
+    said = [f"{run.requests_per_s:.1f}" if isinstance(run, Throughput) else "none" for run in runs]
+    right.bar_label(bars, said, padding=6, fontsize=9)
     right.set_yticks(
         range(len(names)), [f"{n.replace(', ', chr(10))}\n{loads[n].concurrency} in flight" for n in names]
     )
     right.tick_params(axis="y", labelsize=8)
     right.invert_yaxis()
-    right.set(xlabel="requests per second", xlim=(0, max([*rates, 1e-9]) * 1.18))
+    right.set(xlabel="requests per second, 95 % interval", xlim=(0, max([*rates, 1e-9]) * 1.18))
     right.spines[["top", "right"]].set_visible(False)
     left.spines[["top", "right"]].set_visible(False)
     return png(figure, "Latency and throughput before and after", stamp=stamp)
+
+
+def _reach(runs: Sequence[Throughput | Refusal]) -> tuple[list[float], list[float]]:
+    """Below and above each rate, the ends of its interval; nothing where it has none."""
+    below, above = [], []
+    for run in runs:
+        found = sustained_rate(run, seed=0) if isinstance(run, Throughput) else run
+        low, high = (found.low, found.high) if isinstance(found, Estimate) else (None, None)
+        value = found.value if isinstance(found, Estimate) else 0.0
+        below.append(0.0 if low is None else value - low)
+        above.append(0.0 if high is None else high - value)
+    return below, above
 
 
 def what_if(outcomes: Sequence[Outcome]) -> Png:

@@ -11,7 +11,7 @@ from llmd_runbook.analysis.judgement import Judgement
 from llmd_runbook.analysis.latency import Estimate, Refusal
 from llmd_runbook.load.calibrate import ClientError
 from llmd_runbook.run import StageRun
-from llmd_runbook.run.display import Shown
+from llmd_runbook.run.display import Shown, together
 from llmd_runbook.stages import figures, site
 from llmd_runbook.stages.load import figures as load_figures
 from llmd_runbook.stages.load import measurement
@@ -108,7 +108,8 @@ def measure(stage: StageRun) -> Shown:
 
 def watched(stage: StageRun) -> figures.Png:
     """Queue and KV cache of each replica over time; and whether throughput, latency and requests in flight agree."""
-    found = {name: little(load(stage, name)) for name in (SAME_LOAD, SAME_PER_REPLICA)}
+    measured = {name: measurement.restored(stage.data[name]) for name in (SAME_LOAD, SAME_PER_REPLICA)}
+    found = {name: little(one) for name, one in measured.items()}  # of a client that was too slow too: it may tell
     verdicts = [one.ok for one in found.values()]
     stage.check(
         LAW.judge(
@@ -117,7 +118,9 @@ def watched(stage: StageRun) -> figures.Png:
             observed="; ".join(one.reason for one in found.values()),
         )
     )
-    return load_figures.queue_and_cache(_pattern3(stage), stamp=stage.cluster.stamp)
+    return load_figures.queue_and_cache(
+        dict(zip(_pattern3(stage), measured.values(), strict=True)), stamp=stage.cluster.stamp
+    )
 
 
 def little(found: Measured) -> Judgement:
@@ -152,6 +155,7 @@ def compare(stage: StageRun) -> Shown:
     )
     stage.note("How to read the ratios", _reading(identical, each, replicates))
     stage.table(measurement.table("Both patterns", named(stage)))
+    inside = stage.table(measurement.more("Between tokens, and in the replicas", named(stage)))
     stage.data["comparison"] = {
         name: {figure: asdict(ratio) for figure, ratio in found.ratios.items()}
         for name, found in ((SAME_LOAD, identical), (SAME_PER_REPLICA, each))
@@ -159,7 +163,8 @@ def compare(stage: StageRun) -> Shown:
     }
     source = f"same load, {replicates} by turns" if replicates else "same load, before and after"
     columns = ["Pattern 3 / Pattern 1", source, "same load a replica", "the guide says"]
-    return stage.table(Table(title="Ratios", columns=columns, rows=_rows(identical, each)))
+    ratios = stage.table(Table(title="Ratios", columns=columns, rows=_rows(identical, each)))
+    return together(ratios, inside)
 
 
 def plot(stage: StageRun) -> figures.Png:
@@ -168,8 +173,8 @@ def plot(stage: StageRun) -> figures.Png:
 
 
 def load(stage: StageRun, name: str) -> Measured:
-    """One of the two loads of this stage, as measured."""
-    return measurement.restored(stage.data[name])
+    """One of the two loads of this stage; without figures where the client was measured."""
+    return _judged(stage, measurement.restored(stage.data[name]))
 
 
 def baseline(stage: StageRun) -> Measured | Refusal:
@@ -177,7 +182,7 @@ def baseline(stage: StageRun) -> Measured | Refusal:
     earlier = stage.earlier(BASELINE_STAGE)
     if earlier is None or "baseline" not in earlier.data:
         return Refusal(f"no baseline of Pattern 1 in this run: run {BASELINE_STAGE} before the swap")
-    return measurement.restored(earlier.data["baseline"])
+    return _judged(stage, measurement.restored(earlier.data["baseline"]))
 
 
 def same_load(stage: StageRun) -> tuple[Comparison | Refusal, int]:
@@ -185,7 +190,8 @@ def same_load(stage: StageRun) -> tuple[Comparison | Refusal, int]:
     swap = stage.earlier(SWAP_STAGE)
     rounds = swap_compare.pairs(swap.data.get(swap_compare.KEY, [])) if swap else []
     if rounds:
-        return _compared(stage, rounds), len(rounds)
+        judged = [(_judged(stage, one), _judged(stage, three)) for one, three in rounds]
+        return _compared(stage, judged), len(rounds)
     before = baseline(stage)
     return before if isinstance(before, Refusal) else _compared(stage, [(before, load(stage, SAME_LOAD))]), 0
 
@@ -211,9 +217,19 @@ def named(stage: StageRun) -> dict[str, Measured]:
 
 
 def hourly_usd(stage: StageRun) -> tuple[float, float]:
-    """Dollars an hour for the GPU nodes of Pattern 1 and of Pattern 3, one a replica."""
-    price = stage.profile.prices.gpu_node_usd_per_hour
-    return stage.profile.pattern1.replicas * price, stage.profile.pattern3.replicas * price
+    """Dollars an hour for the GPU nodes of Pattern 1 and of Pattern 3, one a replica, as their nodes are labelled."""
+    before, after = baseline(stage), load(stage, SAME_PER_REPLICA)
+    one = 0 if isinstance(before, Refusal) else before.on_spot or 0
+    profile = stage.profile
+    return nodes_usd(stage, profile.pattern1.replicas, one), nodes_usd(stage, profile.pattern3.replicas, after.on_spot)
+
+
+def nodes_usd(stage: StageRun, count: int, on_spot: int | None) -> float:
+    """Dollars an hour for GPU nodes, some of them on spot; on demand where there is no price of a spot node."""
+    prices = stage.profile.prices
+    spot = prices.gpu_node_spot_usd_per_hour
+    on_spot = 0 if spot is None else min(on_spot or 0, count)
+    return (count - on_spot) * prices.gpu_node_usd_per_hour + on_spot * (spot or 0)
 
 
 def _pattern3(stage: StageRun) -> dict[str, Measured]:
@@ -223,15 +239,17 @@ def _pattern3(stage: StageRun) -> dict[str, Measured]:
     }
 
 
-def _compared(stage: StageRun, pairs: list[tuple[Measured, Measured]], *, per_replica: bool = False) -> Comparison:
+def _judged(stage: StageRun, found: Measured) -> Measured:
     """With what the calibration says of the client; it was made with the most requests in flight."""
     known = stage.data.get(_CLIENT_ERROR)
-    error = None if known is None else Refusal(**known) if "reason" in known else ClientError(**known)
+    if known is None:
+        return found
+    error = Refusal(**known) if "reason" in known else ClientError(**known)
+    return found.judged(measurement.client_condition(stage.profile, found, error))
 
-    def client(found: Measured) -> str | None:
-        return None if error is None else measurement.client_condition(stage.profile, found, error)
 
-    loads = [(one.compared(client(one)), other.compared(client(other))) for one, other in pairs]
+def _compared(stage: StageRun, pairs: list[tuple[Measured, Measured]], *, per_replica: bool = False) -> Comparison:
+    loads = [(one.compared(), other.compared()) for one, other in pairs]
     one, three = hourly_usd(stage)
     return compare_loads(loads, usd_per_hour=(one, three), per_replica=per_replica)
 

@@ -23,6 +23,8 @@ SITUATION = Situation(
     capacity3_per_s=per_min(150),
     speed_up=Estimate(2.5, 2.4, 2.6, 2, "test"),
     replicas=3,
+    prompts_share=False,
+    hit_share=0.0,
 )
 
 
@@ -44,6 +46,24 @@ def answers(situation: Situation) -> dict[tuple[str, str], Answer]:
 )
 def test_demand_beside_the_whole_interval_of_capacity_decides(demand: float, choice: str) -> None:
     assert advise(replace(SITUATION, demand_per_min=demand)).choice == choice
+
+
+@pytest.mark.parametrize(
+    ("share", "hits", "known", "why"),
+    [
+        (False, 0.0, "0.0% of this load's prompt tokens", "shares nothing by design"),
+        (True, 0.62, "62.0% of this load's prompt tokens", "shares what a service's might by design"),
+        (True, None, "not measured", "shares what a service's might by design"),
+    ],
+)
+def test_what_prompts_share_is_said_of_the_load_that_was_sent_and_decides_nothing(
+    share: bool, hits: float | None, known: str, why: str
+) -> None:
+    found = criteria(replace(SITUATION, prompts_share=share, hit_share=hits))
+    (repeated,) = (one for one in found if one.says == "repeated similar prompts")
+    assert repeated.known.startswith(known)
+    assert why in repeated.why
+    assert repeated.answer is Answer.OPEN
 
 
 def test_scaling_names_the_least_replicas() -> None:

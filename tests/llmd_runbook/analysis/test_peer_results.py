@@ -99,7 +99,7 @@ def test_an_open_loop_has_nothing_in_flight_to_compare() -> None:
 
 
 def test_our_own_load_goes_out_in_vllms_names_and_comes_back_whole() -> None:
-    measured = load(10, 20, blocks=20).compared("")
+    measured = load(10, 20, blocks=20).judged("").compared()
     written = json.loads(json.dumps(export(measured, label="one", date="20260101-000000")))
     theirs = content("vllm-0.32.0-detailed")
     assert set(written) - set(theirs) == {"llmd_runbook"}
@@ -115,14 +115,14 @@ def test_our_own_load_goes_out_in_vllms_names_and_comes_back_whole() -> None:
 
 
 def test_an_export_has_no_percentile_that_its_samples_cannot_bear() -> None:
-    written = export(load(10, 20, blocks=5).compared(""), label="one", date="")
+    written = export(load(10, 20, blocks=5).judged("").compared(), label="one", date="")
     assert "p95_e2el_ms" in written
     assert "p99_e2el_ms" not in written
 
 
 def test_a_load_without_throughput_is_not_exported() -> None:
     with pytest.raises(ValueError, match="too short"):
-        export(load(10, refused="too short").compared(""), label="", date="")
+        export(load(10, refused="too short").judged("").compared(), label="", date="")
 
 
 @pytest.mark.parametrize("wrong", [None, 3, [], {}, {"benchmark": []}, {"request_throughput": 3}])

@@ -243,6 +243,12 @@ async def test_a_trace_is_sent_at_its_times(server: Server) -> None:
     assert all(sample.waited_s >= sample.latency_s for sample in result.samples)
 
 
+async def test_a_prompt_may_ask_for_an_answer_of_its_own_length(server: Server) -> None:
+    prompts = [Prompt(group="g", text="hello", output_tokens=9), Prompt(group="g", text="hello")]
+    await run(plan(server.url).model_copy(update={"prompts": prompts}))
+    assert [body["max_tokens"] for _, body in server.requests] == [9, 3]
+
+
 async def test_a_system_prompt_comes_first(server: Server) -> None:
     asked = plan(server.url).model_copy(update={"prompts": [Prompt(group="g", system="be kind", text="hello")]})
     await run(asked)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from llmd_runbook.errors import Unreachable, UsageError
@@ -98,6 +99,21 @@ def test_two_workers_send_one_load_together_and_one_that_dies_is_said(scheduler:
         assert len({index % 2 for index in indices}) == 1  # the other's part, and nothing twice
         assert any("1 lost" in line for line in said)
     assert 61 <= len(served.done_s) < 91  # what the dying one sent before is nobody's sample
+
+
+def test_processes_of_this_machine_share_a_load_and_are_gone_afterwards() -> None:
+    with known_server(0.02, 0.01) as (url, served), fleets.of_processes(2) as fleet:
+        pids = list(fleet._client.run(os.getpid).values())
+        found = fleet.measure(plan(url, 30, Closed(concurrency=4), tokens=3))
+        error = fleet.calibrate(concurrency=4, output_tokens=2, first_s=0.02, gap_s=0.01)
+    assert [sample.index for sample in found.result.samples] == list(range(30))
+    assert (found.result.failures(), found.lost) == ({}, [])
+    assert [worker.requests for worker in found.workers] == [15, 15]
+    assert error.concurrency == 2
+    assert len(served.done_s) == 30
+    assert len(set(pids)) == 2
+    assert os.getpid() not in pids
+    assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
 def until_they_are_two(scheduler: str) -> None:

@@ -18,6 +18,7 @@ def load(
     refused: str = "",
     blocks: int = 10,
     held: float | None = None,
+    on_spot: int = 0,
 ) -> Measured:
     """`rate` requests a second in uneven blocks, 98 tokens each, latencies spread around concurrency / rate.
 
@@ -50,6 +51,11 @@ def load(
             context_tokens=2048,
         ),
         seed=7,
+        tpots_s=[0.9 * middle / 97] * count,
+        gaps_s=[0.01, 0.02, 0.03],
+        tokens_per_event=1.0,
+        ready_s={"one-abc": 240.0},
+        on_spot=on_spot,
         readings=Readings(
             at_s=[window_s * number / 20 for number in range(20)],
             running={"one-abc": running},

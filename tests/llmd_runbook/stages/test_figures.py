@@ -40,6 +40,34 @@ def test_a_load_without_answers_or_throughput_is_drawn_all_the_same() -> None:
     assert latency_and_throughput({"Pattern 1, baseline": empty}, stamp="").data.startswith(PNG)
 
 
+def test_a_rate_has_its_interval_and_one_that_was_refused_is_not_drawn_as_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: dict[str, Any] = {}
+    barh, bar_label, step = Axes.barh, Axes.bar_label, Axes.step
+
+    def bars(self: Axes, *values: Any, **options: Any) -> Any:
+        said["reach"] = options["xerr"]
+        return barh(self, *values, **options)
+
+    def labels(self: Axes, container: Any, texts: list[str], **options: Any) -> Any:
+        said["texts"] = texts
+        return bar_label(self, container, texts, **options)
+
+    def curve(self: Axes, values: list[float], *more: Any, **options: Any) -> Any:
+        said[options["label"]] = len(values)
+        return step(self, values, *more, **options)
+
+    monkeypatch.setattr(Axes, "barh", bars)
+    monkeypatch.setattr(Axes, "bar_label", labels)
+    monkeypatch.setattr(Axes, "step", curve)
+    latency_and_throughput({"one": load(10), "two": load(25, 60).judged("INVALID (client-bound)")}, stamp="")
+    assert said["texts"] == ["10.0", "none"]
+    (low, nothing), (high, none) = said["reach"]
+    assert (low > 0, high > 0, nothing, none) == (True, True, 0, 0)
+    assert (said["one (n=200)"], said["two (not shown: client-bound)"]) == (200, 0)
+
+
 def test_predictions_have_a_line_a_configuration_and_say_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
     original = Axes.plot

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from llmd_runbook.analysis.latency import Refusal
 from llmd_runbook.load.calibrate import ClientError
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages import throughput_and_cost as stage_06
-from llmd_runbook.stages.cost import tables
+from llmd_runbook.stages.cost import claims, tables
 from llmd_runbook.stages.load.measurement import Measured
 from llmd_runbook.stages.swap import compare
 from llmd_runbook.verdicts import Check, StageResult, Table, Verdict
@@ -133,6 +134,33 @@ def test_a_slow_client_refuses_every_ratio_and_proves_nothing(open_stage: Open) 
     assert "client-bound" in check(result, "comparison.same_load").observed
     assert gain(result).verdict is Verdict.INCONCLUSIVE
     assert all(str(row[1]).startswith("none: ") for row in titled(result, "Ratios").rows)
+
+
+def test_a_slow_client_leaves_no_number_anywhere_in_the_stage(open_stage: Open) -> None:
+    """Neither a percentile, nor a cost, nor a claim's figure, nor a curve: all would be the client's."""
+    stage = opened(open_stage, load(10), load(25, 60))
+    stage.data["client_error"] = asdict(ClientError(60, 180, 1.0, 1.0, 1.0, 0.001))
+    shown = repr(stage_06.compare(stage))
+    tables.cost(stage)
+    tables.options(stage)
+    of_the_servers = {f"pattern{n}.{what}" for n in (1, 3) for what in ("ready_min", "hit_rate_percent")}
+    assert set(claims.figures(stage)) == of_the_servers
+    assert all(isinstance(capacity, Refusal) for capacity in tables.capacities(stage))
+    stage_06.plot(stage)
+    result = stage.finish()
+    for row in titled(result, "Both patterns").rows:
+        assert "client-bound" in str(row[4])
+        assert all(str(cell).startswith("none: INVALID (client-bound)") for cell in row[6:])
+    for title in ("Cost at the measured throughput", "Ways to run it"):
+        assert not [row for row in titled(result, title).rows if str(row[4])[0].isdigit()]
+    assert "INVALID (client-bound)" in shown
+
+
+def test_what_went_on_in_the_replicas_is_shown_below_the_ratios(open_stage: Open) -> None:
+    shown = repr(stage_06.compare(opened(open_stage, load(10), load(25, 60))))
+    assert shown.index("Ratios") < shown.index("Between tokens, and in the replicas")
+    assert "prefix hit rate" in shown
+    assert "replicas Ready after (s)" in shown
 
 
 def surge(open_stage: Open, rounds: int) -> None:

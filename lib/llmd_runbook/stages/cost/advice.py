@@ -13,7 +13,7 @@ from llmd_runbook.analysis.advice import SCALE, Answer, Criterion, Situation
 from llmd_runbook.analysis.advice import advise as advice_for
 from llmd_runbook.analysis.advice import criteria as to_keep_or_switch
 from llmd_runbook.analysis.cost import at_most, per_million, per_month
-from llmd_runbook.analysis.latency import Estimate, Refusal, Throughput, percentile
+from llmd_runbook.analysis.latency import Estimate, Refusal, Throughput
 from llmd_runbook.analysis.picker_config import ConfigError, parse
 from llmd_runbook.analysis.replica_model import T4_CACHE_BLOCKS, Engine
 from llmd_runbook.analysis.scorers import KV_SCORER, PREFIX_SCORER, QUEUE_SCORER, Rules
@@ -77,7 +77,7 @@ def scaling(stage: StageRun) -> Shown:
             else f"Its prompts: {measurement.recipe(stage.profile)}."
         ),
     )
-    price = stage.profile.prices.gpu_node_usd_per_hour
+    price = _node_usd(stage)
     rows: list[list[str | int | float | None]] = [
         [
             row["replicas"],
@@ -102,7 +102,7 @@ def scaling(stage: StageRun) -> Shown:
 def plot(stage: StageRun) -> figures.Png:
     """Predicted throughput, p95 and queue over replicas, with what was measured and the guide's thresholds."""
     load, count = _load(stage), stage.profile.pattern3.replicas
-    rate, tail = load.throughput, percentile(load.latencies_s, 0.95)
+    rate, tail = load.throughput, load.quantile("latency", 0.95)
     predicted: list[Row] = stage.data["scaling"]
 
     def curve(key: str, factor: float = 1) -> dict[int, tuple[float, float, float]]:
@@ -171,13 +171,15 @@ def _situation(stage: StageRun) -> Situation:
         capacity3_per_s=capacity3,
         speed_up=throughput_and_cost.speed_up(stage),
         replicas=profile.pattern3.replicas,
+        prompts_share=profile.load.mix == "service",
+        hit_share=_load(stage).readings.hit_share,
     )
 
 
 def _to_scale(stage: StageRun, situation: Situation, here: Row) -> list[Criterion]:
     """The guide's three criteria for a fourth and fifth replica."""
     load, demand = _load(stage), situation.demand_per_min
-    tail = percentile(load.latencies_s, 0.95)
+    tail = load.quantile("latency", 0.95)
     known = "no demand stated" if demand is None else f"{demand:g} requests/min stated"
     latency, why = _latency(tail, _alone_s(stage), stage.profile.load.output_tokens)
     return [
@@ -266,7 +268,7 @@ def _contradiction() -> str:
 def _more(stage: StageRun, rate: Throughput | Refusal, predicted: dict[int, Row], count: int) -> str:
     if count not in predicted:
         return f"The model was asked for at most {MOST_REPLICAS} replicas, and this pattern has {count}."
-    price = stage.profile.prices.gpu_node_usd_per_hour
+    price = _node_usd(stage)
 
     def said(number: int) -> str:
         row = predicted[number]
@@ -288,7 +290,12 @@ def _more(stage: StageRun, rate: Throughput | Refusal, predicted: dict[int, Row]
 
 
 def _load(stage: StageRun) -> Measured:
-    return measurement.restored(stage.data[SAME_PER_REPLICA])
+    return throughput_and_cost.load(stage, SAME_PER_REPLICA)
+
+
+def _node_usd(stage: StageRun) -> float:
+    """Dollars an hour for one more node such as Pattern 3's are."""
+    return throughput_and_cost.hourly_usd(stage)[1] / stage.profile.pattern3.replicas
 
 
 def _requests(stage: StageRun) -> list[PromptRequest]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from statistics import fmean
 
 from llmd_runbook.analysis.claims import Claim, Figure, guide_claims, verdict
 from llmd_runbook.analysis.cost import break_even, per_million
-from llmd_runbook.analysis.latency import Estimate, Refusal, percentile
+from llmd_runbook.analysis.latency import Estimate, Refusal
 from llmd_runbook.prices import PriceFile
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown
 from llmd_runbook.stages import throughput_and_cost
 from llmd_runbook.stages.cost import tables
-from llmd_runbook.stages.load.measurement import Measured
+from llmd_runbook.stages.load.measurement import Measured, scaled
 from llmd_runbook.stages.throughput_and_cost import BASELINE_STAGE, SAME_PER_REPLICA
 from llmd_runbook.verdicts import Table, Verdict
 
@@ -90,15 +91,24 @@ def _passed(stage: StageRun, earlier: str, check_id: str) -> bool:
 def _of_load(name: str, load: Measured, usd_per_hour: float) -> dict[str, Estimate | Refusal]:
     requests, tokens = tables.rates(load)
     found: dict[str, Estimate | Refusal] = {
-        f"{name}.p{100 * p:g}_ms": _scaled(percentile(load.latencies_s, p), 1000) for p in (0.5, 0.95, 0.99)
+        f"{name}.p{100 * p:g}_ms": scaled(load.quantile("latency", p), 1000) for p in (0.5, 0.95, 0.99)
     }
     found |= {
         f"{name}.requests_per_s": requests,
-        f"{name}.requests_per_min": _scaled(requests, 60),
+        f"{name}.requests_per_min": scaled(requests, 60),
         f"{name}.tokens_per_s": tokens,
     }
     if isinstance(requests, Estimate):
         found[f"{name}.usd_per_1m"] = per_million(usd_per_hour, requests)
+    if load.ready_s:
+        minutes = [seconds / 60 for seconds in load.ready_s.values()]
+        found[f"{name}.ready_min"] = Estimate(
+            fmean(minutes), min(minutes), max(minutes), len(minutes), "mean, fastest and slowest replica"
+        )
+    share = load.readings.hit_share
+    if share is not None:
+        percent = 100 * share
+        found[f"{name}.hit_rate_percent"] = Estimate(percent, percent, percent, 1, "counters of all replicas")
     return found
 
 
@@ -106,10 +116,3 @@ def _cheaper(cost_ratio: Estimate) -> Estimate:
     """By how many percent a request is cheaper; negative is dearer, and the interval turns round."""
     low, high = (None if end is None else 100 * (1 - end) for end in (cost_ratio.high, cost_ratio.low))
     return replace(cost_ratio, value=100 * (1 - cost_ratio.value), low=low, high=high)
-
-
-def _scaled(found: Estimate | Refusal, factor: float) -> Estimate | Refusal:
-    if isinstance(found, Refusal):
-        return found
-    low, high = (None if end is None else end * factor for end in (found.low, found.high))
-    return replace(found, value=found.value * factor, low=low, high=high)

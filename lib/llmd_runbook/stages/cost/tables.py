@@ -38,6 +38,7 @@ def cost(stage: StageRun) -> Shown:
         option = NodeOption(name, 0, price, *rates(load))
         rows.append([name, load.concurrency, round(price, 4), *_costs(option_cost(option, _per_s(demand)))])
     _break_even_note(stage)
+    _spot_note(stage)
     columns = ["pattern", "in flight", "USD/h", *_cost_columns(demand)]
     return stage.table(Table(title="Cost at the measured throughput", columns=columns, rows=rows))
 
@@ -110,22 +111,22 @@ def capacities(stage: StageRun) -> tuple[Estimate | Refusal, Estimate | Refusal]
 def node_options(stage: StageRun) -> list[NodeOption]:
     """The ways to run the patterns that the guide compares."""
     profile, used = stage.profile, stage.profile.prices
-    one, three = throughput_and_cost.hourly_usd(stage)
-    before = throughput_and_cost.baseline(stage)
+    before, after = throughput_and_cost.baseline(stage), _pattern3(stage)
     first = (before, before) if isinstance(before, Refusal) else rates(before)
-    second = rates(_pattern3(stage))
+    second = rates(after)
+    one, three = (part.replicas * used.gpu_node_usd_per_hour for part in (profile.pattern1, profile.pattern3))
     count, spot, tpu = profile.pattern3.replicas, used.gpu_node_spot_usd_per_hour, used.tpu_node_usd_per_hour
     tpu_usd = None if tpu is None else _TPU_REPLICAS * tpu
     unknown = Refusal("not measured on a TPU")
     return [
         NodeOption("Pattern 1, on demand", profile.pattern1.replicas, one, *first, "measured"),
-        NodeOption("Pattern 3, on demand", count, three, *second, "measured"),
+        NodeOption("Pattern 3, on demand", count, three, *second, "measured on spot" if after.on_spot else "measured"),
         NodeOption(
             "Pattern 3, on spot",
             count,
             None if spot is None else count * spot,
             *second,
-            "measured on demand, while no node is taken away",
+            f"measured on {'spot' if after.on_spot else 'demand'}, while no node is taken away",
         ),
         NodeOption(
             "Pattern 3 and Pattern 2",
@@ -143,6 +144,20 @@ def _tpu_note(tpu_usd_per_hour: float | None, usd_per_hour: float, rate: Estimat
         return "nothing"
     needed = rate_for_cost(tpu_usd_per_hour, usd_per_hour / 3600 * 1e6 / rate.value)
     return f"to cost as much a request as on GPUs it would have to serve {60 * needed:.0f} requests/min"
+
+
+def _spot_note(stage: StageRun) -> None:
+    """Which nodes are counted at the price of spot ones, where there are any."""
+    before = throughput_and_cost.baseline(stage)
+    patterns = {"Pattern 1": before, "Pattern 3": _pattern3(stage)}
+    found = {name: load.on_spot for name, load in patterns.items() if isinstance(load, Measured) and load.on_spot}
+    if not found:
+        return
+    counted = "counted at the price of a spot node; Google takes such nodes back, and their price moves"
+    if stage.profile.prices.gpu_node_spot_usd_per_hour is None:
+        counted = "counted on demand, for the prices say nothing of spot nodes"
+    said = ", ".join(f"{count} of {name}'s replicas" for name, count in found.items())
+    stage.note("Spot nodes", f"By the labels of their nodes {said} ran on spot: {counted}.")
 
 
 def _break_even_note(stage: StageRun) -> None:

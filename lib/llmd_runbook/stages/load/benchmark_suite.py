@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmd_runbook.analysis.latency import Estimate, Refusal, percentile
+from llmd_runbook.analysis.latency import Estimate, Refusal, Throughput
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown, lines
 from llmd_runbook.stages import site, throughput_and_cost
 from llmd_runbook.stages.load import measurement
-from llmd_runbook.stages.load.measurement import PERCENTILES
+from llmd_runbook.stages.load.measurement import PERCENTILES, Measured
 from llmd_runbook.topology import endpoint
 from llmd_runbook.verdicts import StageResult, Verdict
 
@@ -44,7 +44,8 @@ def suite(stage: StageRun) -> Shown:
     health = [_of(stage, VERIFY, "verify.replicas"), _of(stage, VERIFY, "verify.answer")]
     prefix = [_of(stage, ROUTING, "affinity.prefix"), _of(stage, ROUTING, "affinity.cache_hits")]
     spread = [_of(stage, ROUTING, "affinity.spread")]
-    rate = [_burst(good, found.duration_s), _gain(throughput_and_cost.speed_up(stage))]
+    before, speed_up = throughput_and_cost.baseline(stage), throughput_and_cost.speed_up(stage)
+    rate = [_burst(good, found.duration_s), _gain(speed_up, before)]
     latency = _latencies(stage)
     tests = {
         "Basic Health Check": health,
@@ -82,9 +83,11 @@ def _burst(good: int, duration_s: float) -> _Line:
     return _Line(Verdict.PASS if good == REQUESTS else Verdict.FAIL, text)
 
 
-def _gain(found: Estimate | Refusal) -> _Line:
+def _gain(found: Estimate | Refusal, before: Measured | Refusal) -> _Line:
     """Against the baseline as it was measured, with as many requests in flight a replica."""
     said = f"Improvement factor over the measured baseline: {measurement.shown(found, 2)}"
+    if isinstance(before, Measured) and isinstance(before.throughput, Throughput):
+        said += f"; Pattern 1 baseline: {before.throughput.requests_per_s:.2f} req/s, {before.concurrency} in flight"
     if isinstance(found, Refusal) or found.low is None or found.high is None:
         return _Line(Verdict.INCONCLUSIVE, said)
     return _Line(Verdict.PASS if found.low > 1 else Verdict.FAIL if found.high < 1 else Verdict.INCONCLUSIVE, said)
@@ -93,7 +96,7 @@ def _gain(found: Estimate | Refusal) -> _Line:
 def _latencies(stage: StageRun) -> list[_Line]:
     """Percentiles of the load with the most requests; one that its samples cannot bear is not proved."""
     load = throughput_and_cost.load(stage, throughput_and_cost.SAME_PER_REPLICA)
-    found = {f"P{100 * p:g}": percentile(load.latencies_s, p) for p in PERCENTILES}
+    found = {f"P{100 * p:g}": load.quantile("latency", p) for p in PERCENTILES}
     where = f"{load.concurrency} in flight"
     return [
         _Line(Verdict.INCONCLUSIVE, f"{name}: {value.reason}")

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llmd_runbook.analysis.goodput import Objectives, goodput
-from llmd_runbook.analysis.latency import Estimate, Refusal, Throughput, percentile, sustained_rate
+from llmd_runbook.analysis.latency import Estimate, Refusal, Throughput, sustained_rate
 from llmd_runbook.stages.figures import CURVES, Png, png
 from llmd_runbook.stages.load.measurement import Measured
 
@@ -53,7 +53,7 @@ def sweep(loads: Mapping[int, Measured], wanted: Objectives, *, knee: int | None
         good = {n: goodput(load.throughput, load.latencies_s, load.ttfts_s, wanted) for n, load in loads.items()}
         _curve(left, good, CURVES[1], "s", f"with {wanted}")
     for p, colour, marker in ((0.5, CURVES[2], "o"), (0.95, CURVES[3], "s")):
-        found = {count: percentile(load.latencies_s, p) for count, load in loads.items()}
+        found = {count: load.quantile("latency", p) for count, load in loads.items()}
         _curve(right, found, colour, marker, f"p{100 * p:g}")
     for axes, label in ((left, "requests a second"), (right, "latency of a request (s)")):
         if knee is not None:

@@ -5,32 +5,31 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from llmd_runbook.analysis.comparison import Conditions, Load
 from llmd_runbook.analysis.latency import Estimate, Refusal, Throughput, closed_loop_throughput, percentile
-from llmd_runbook.analysis.picker_flags import flag
 from llmd_runbook.clients.inference import Endpoint
-from llmd_runbook.clients.kubernetes import Object
-from llmd_runbook.clients.metrics import Scraper, Snapshot
-from llmd_runbook.errors import NotFound
 from llmd_runbook.load.calibrate import ClientError, calibrate, invalid
-from llmd_runbook.load.fleet import Fleet
+from llmd_runbook.load.fleet import Fleet, of_processes
 from llmd_runbook.load.measure import measure as run_load
 from llmd_runbook.load.mixes import SERVICE, digest, mixed, repeated_share
 from llmd_runbook.load.plan import Burst, Closed, Plan, Prompt
 from llmd_runbook.load.prompts import unique
 from llmd_runbook.load.samples import LoadResult, Progress
-from llmd_runbook.load.watch import METRICS, Readings, Watch
+from llmd_runbook.load.watch import Readings, Watch
 from llmd_runbook.profile import Pattern, Profile
 from llmd_runbook.run import StepHandle
-from llmd_runbook.stages import site
-from llmd_runbook.topology import pool_view, replicas
+from llmd_runbook.stages.load.servers import Servers
 from llmd_runbook.verdicts import Table
 
 PERCENTILES = (0.5, 0.95, 0.99)
+Of = Literal["latency", "ttft", "tpot"]
 _WARM = 0.05
 """More hits than the load's own sharing explains, by this part of its tokens, were in the caches before."""
 
@@ -41,10 +40,15 @@ class Measured:
 
     Attributes:
         throughput: of the steady window, or why there is none.
-        conditions: under what it was measured; that of the client is not known here.
+        conditions: under what it was measured; that of the client is not known before `judged`.
         seed: of its prompts.
         readings: the replicas' own metrics beside it.
         lost_workers: machines that were to send a part of it and brought nothing.
+        tpots_s: time per output token after the first, (latency - TTFT) / (tokens - 1), of answers that have one.
+        gaps_s: p50, p95 and p99 of the times between successive events of all answers; empty where there are none.
+        tokens_per_event: output tokens over events with text; above 1 a gap is not one between tokens.
+        ready_s: by replica, from its creation to Ready; without those that were started again.
+        on_spot: replicas on spot nodes, by the nodes' labels; None where nobody could say.
     """
 
     concurrency: int
@@ -58,6 +62,11 @@ class Measured:
     seed: int = 0
     readings: Readings = field(default_factory=Readings)
     lost_workers: list[str] = field(default_factory=list)
+    tpots_s: list[float] = field(default_factory=list)
+    gaps_s: list[float] = field(default_factory=list)
+    tokens_per_event: float | None = None
+    ready_s: dict[str, float] = field(default_factory=dict)
+    on_spot: int | None = None
 
     @property
     def succeeded(self) -> int:
@@ -77,10 +86,25 @@ class Measured:
         """All of it as JSON values, which `restored` reads."""
         return asdict(self)
 
-    def compared(self, client: str | None) -> Load:
-        """What a comparison takes of it; `client` says why it shows the client, and is empty when it does not."""
+    def quantile(self, of: Of, p: float) -> Estimate | Refusal:
+        """A percentile of the answers, with its interval; none where the client was measured and not the server."""
+        if self.conditions.client:
+            return Refusal(self.conditions.client)
+        return percentile({"latency": self.latencies_s, "ttft": self.ttfts_s, "tpot": self.tpots_s}[of], p)
+
+    def judged(self, client: str | None) -> Measured:
+        """The same with what is known of the client; where it was measured, it has no figures any more.
+
+        Args:
+            client: why the client and not the server was measured; empty: it was the server; None: nobody knows.
+        """
+        throughput = Refusal(client) if client else self.throughput
+        return replace(self, conditions=replace(self.conditions, client=client), throughput=throughput)
+
+    def compared(self) -> Load:
+        """What a comparison takes of it."""
         return Load(
-            conditions=replace(self.conditions, client=client),
+            conditions=self.conditions,
             failed=self.failed,
             throughput=self.throughput,
             samples={"latency": self.latencies_s, "ttft": self.ttfts_s},
@@ -118,11 +142,11 @@ def measure(
     """
     sent = prompts(profile, concurrency, seed=seed, scale=scale)
     plan = _plan(profile, target, pattern, sent, Closed(concurrency=concurrency))
-    servers = _Servers(profile, pattern)
+    servers = Servers(profile, pattern)
     lost: list[str] = []
     with Watch(servers.read) as watch:
-        if profile.load.scheduler:
-            with Fleet(profile.load.scheduler) as fleet:
+        if fleet_of_profile := _fleet(profile):
+            with fleet_of_profile as fleet:
                 split = fleet.measure(plan, step.progress)
             lost = [f"{worker.address} ({worker.requests} requests): {worker.error}" for worker in split.lost]
             result = split.result
@@ -133,8 +157,8 @@ def measure(
         prompts=digest(sent),
         recipe=recipe(profile),
         requests=len(sent) - concurrency,
-        prompt_tokens=_mean([sample.prompt_tokens for sample in result.good]),
-        output_tokens=_mean([sample.output_tokens for sample in result.good]),
+        prompt_tokens=mean_count([sample.prompt_tokens for sample in result.good]),
+        output_tokens=mean_count([sample.output_tokens for sample in result.good]),
         arrival="closed loop",
         in_flight=concurrency,
         replicas=pattern.replicas,
@@ -143,7 +167,15 @@ def measure(
         context_tokens=servers.context_tokens,
     )
     found = summarised(result, concurrency)
-    return replace(found, conditions=conditions, seed=seed, readings=readings, lost_workers=lost)
+    return replace(
+        found,
+        conditions=conditions,
+        seed=seed,
+        readings=readings,
+        lost_workers=lost,
+        ready_s=servers.ready_s,
+        on_spot=servers.on_spot,
+    )
 
 
 def burst(profile: Profile, target: Endpoint, pattern: Pattern, requests: int, step: StepHandle) -> LoadResult:
@@ -187,20 +219,32 @@ def longest_prompt_tokens(profile: Profile) -> int:
 def summarised(result: LoadResult, warmup: int) -> Measured:
     """Latencies, throughput and failures of a load; the first `warmup` requests count for failures only."""
     kept = [sample for sample in result.good if sample.index >= warmup]
-    samples = result.samples
+    gaps_s = [gap for sample in kept for gap in sample.gaps_s]
+    events, tokens = sum(sample.events for sample in kept), [sample.output_tokens for sample in kept]
     return Measured(
         concurrency=warmup,
-        requests=len(samples) - warmup,
+        requests=len(result.samples) - warmup,
         latencies_s=[sample.latency_s for sample in kept],
         ttfts_s=[sample.ttft_s for sample in kept if sample.ttft_s is not None],
-        throughput=closed_loop_throughput(
-            [sample.sent_s for sample in samples],
-            [sample.done_s for sample in samples],
-            [sample.output_tokens if sample.ok else None for sample in samples],
-            warmup=warmup,
-        ),
+        throughput=_throughput(result, warmup),
         failures_by_kind=result.failures(),
         client_lag_p99_s=result.client.lag_p99_s,
+        tpots_s=[sample.tpot_s for sample in kept if sample.tpot_s is not None],
+        gaps_s=np.quantile(gaps_s, PERCENTILES).tolist() if gaps_s else [],
+        tokens_per_event=sum(filter(None, tokens)) / events if events and None not in tokens else None,
+    )
+
+
+def _throughput(result: LoadResult, warmup: int) -> Throughput | Refusal:
+    """Of whole answers; none where the server did not count the tokens of every one."""
+    samples = result.samples
+    if uncounted := sum(sample.output_tokens is None for sample in result.good):
+        return Refusal(f"the server counted no tokens in {uncounted} of {len(result.good)} answers (no usage in them)")
+    return closed_loop_throughput(
+        [sample.sent_s for sample in samples],
+        [sample.done_s for sample in samples],
+        [sample.output_tokens if sample.ok else None for sample in samples],
+        warmup=warmup,
     )
 
 
@@ -217,8 +261,8 @@ def client_error(profile: Profile, load: Measured, step: StepHandle) -> ClientEr
     gap_s = max(0.0, latency.value - ttft.value) / max(1, tokens - 1)
     step.progress(f"{load.concurrency} requests in flight against a known server")
     shape = {"concurrency": load.concurrency, "output_tokens": tokens}
-    if profile.load.scheduler:
-        with Fleet(profile.load.scheduler) as fleet:
+    if fleet_of_profile := _fleet(profile):
+        with fleet_of_profile as fleet:
             return fleet.calibrate(**shape, first_s=ttft.value, gap_s=gap_s)
     return calibrate(**shape, first_s=ttft.value, gap_s=gap_s)
 
@@ -262,10 +306,53 @@ def table(title: str, measured: dict[str, Measured]) -> Table:
         rate = load.throughput
         rates = [f"({rate.reason})", None] if isinstance(rate, Refusal) else _rates(rate)
         row: list[str | int | float | None] = [name, load.concurrency, load.succeeded, load.failed, *rates]
-        row += [shown(percentile(load.latencies_s, p)) for p in PERCENTILES]
-        row += [shown(percentile(load.ttfts_s, p)) for p in (0.5, 0.95)]
+        row += [shown(load.quantile("latency", p)) for p in PERCENTILES]
+        row += [shown(load.quantile("ttft", p)) for p in (0.5, 0.95)]
         rows.append(row)
     return Table(title=title, columns=columns, rows=rows)
+
+
+def more(title: str, measured: Mapping[str, Measured]) -> Table:
+    """Times between tokens, what the prefix caches found, and how long the replicas took to get ready."""
+    columns = ["pattern", "p50 TPOT (ms)", "p95 TPOT (ms)", "ITL p50, p95, p99 (ms)", "tokens an event"]
+    columns += ["prefix hit rate", "replicas Ready after (s)"]
+    rows: list[list[str | int | float | None]] = []
+    for name, load in measured.items():
+        tpots = [shown(scaled(load.quantile("tpot", p), 1000), 1) for p in (0.5, 0.95)]
+        gaps = ", ".join(f"{1000 * gap:.1f}" for gap in load.gaps_s) if load.gaps_s else "none: no gaps"
+        each = load.tokens_per_event
+        rows.append(
+            [
+                name,
+                *tpots,
+                f"none: {load.conditions.client}" if load.conditions.client else gaps,
+                None if each is None else round(each, 2),
+                _hit_rate(load.readings),
+                _ready(load.ready_s),
+            ]
+        )
+    return Table(title=title, columns=columns, rows=rows)
+
+
+def scaled(found: Estimate | Refusal, factor: float) -> Estimate | Refusal:
+    """A figure in another unit, with its interval."""
+    if isinstance(found, Refusal):
+        return found
+    low, high = (None if end is None else end * factor for end in (found.low, found.high))
+    return replace(found, value=found.value * factor, low=low, high=high)
+
+
+def _hit_rate(readings: Readings) -> str:
+    """Of prompt tokens looked up, by the replicas' counters from before the load to its end, warm-up included."""
+    if readings.hit_share is None:
+        return f"not known: {readings.trouble or 'no counters of it, or one went back'}"
+    return f"{readings.hit_share:.1%}"
+
+
+def _ready(ready_s: Mapping[str, float]) -> str:
+    if not ready_s:
+        return "not known"
+    return ", ".join(f"{seconds:.0f}" for seconds in sorted(ready_s.values()))
 
 
 def shown(found: Estimate | Refusal, digits: int = 3) -> str:
@@ -275,6 +362,13 @@ def shown(found: Estimate | Refusal, digits: int = 3) -> str:
     low = "?" if found.low is None else f"{found.low:.{digits}f}"
     high = "?" if found.high is None else f"{found.high:.{digits}f}"
     return f"{found.value:.{digits}f} [{low}, {high}] n={found.n}"
+
+
+def _fleet(profile: Profile) -> AbstractContextManager[Fleet] | None:
+    """Who shares the load; None where this process alone sends it."""
+    if profile.load.scheduler:
+        return Fleet(profile.load.scheduler)
+    return of_processes(profile.load.processes) if profile.load.processes > 1 else None
 
 
 def _rates(rate: Throughput) -> list[str | int | float | None]:
@@ -296,7 +390,7 @@ def _show(step: StepHandle, now: Progress) -> None:
     step.progress(f"{now.ended} of {now.total} requests, {now.failed} failed", done=now.ended, total=now.total)
 
 
-def _mean(counts: Sequence[int | None]) -> float | None:
+def mean_count(counts: Sequence[int | None]) -> float | None:
     """The mean of the server's counts; None where it gave none for some."""
     known = [count for count in counts if count is not None]
     return fmean(known) if known and len(known) == len(counts) else None
@@ -307,41 +401,3 @@ def cache_state(hit_share: float | None, sent: Sequence[Prompt]) -> str | None:
     if hit_share is None:
         return None
     return "cold" if hit_share <= repeated_share(sent, SERVICE) + _WARM else "warm"
-
-
-class _Servers:
-    """The replicas of a pattern, looked up at the first reading."""
-
-    def __init__(self, profile: Profile, pattern: Pattern) -> None:
-        self.context_tokens: int | None = None
-        self._profile, self._pattern = profile, pattern
-        self._pods: list[Object] = []
-        self._scraper: Scraper | None = None
-
-    def read(self) -> dict[str, Snapshot]:
-        """One snapshot a replica.
-
-        Raises:
-            ClusterError: the pool or a replica cannot be read.
-        """
-        if self._scraper is None:
-            kube, namespace = site.kubernetes(self._profile), self._profile.namespace
-            pool = pool_view(kube, namespace, self._pattern.inference_pool)
-            if pool is None:
-                raise NotFound("there is no InferencePool", where=f"{namespace}/{self._pattern.inference_pool}")
-            self._pods = [item.manifest for item in replicas(kube, namespace, pool) if item.ready]
-            self.context_tokens = context_tokens(self._pods)
-            self._scraper = Scraper(kube, pool.target_port, only=METRICS)
-        return self._scraper.all(self._pods)
-
-
-def context_tokens(pods: Sequence[Object]) -> int | None:
-    """`--max-model-len` of the replicas; None where they do not say, or not the same."""
-    said = set()
-    for pod in pods:
-        words = [
-            word for item in pod["spec"]["containers"] for word in [*item.get("command", []), *item.get("args", [])]
-        ]
-        said.add(flag(words, "max-model-len"))
-    length = said.pop() if len(said) == 1 else None
-    return int(length) if length and length.isdigit() else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from llmd_runbook.analysis.goodput import Objectives, goodput, knee
-from llmd_runbook.analysis.latency import Refusal, percentile
+from llmd_runbook.analysis.latency import Refusal
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown
-from llmd_runbook.stages import figures, site
+from llmd_runbook.stages import figures, site, throughput_and_cost
 from llmd_runbook.stages.load import figures as load_figures
 from llmd_runbook.stages.load import measurement
 from llmd_runbook.stages.load.measurement import Measured
@@ -31,8 +32,10 @@ def sweep(stage: StageRun) -> Shown:
         with stage.step(f"measure Pattern 3 with {in_flight} requests in flight") as step:
             seed = measurement.fresh_seed()
             found = measurement.measure(profile, target, pattern, in_flight, step, seed=seed, scale=scale)
-            step.ok(f"{found.succeeded} answers, {found.failed} failures")
-        kept[str(in_flight)] = found.data()
+            client = measurement.client_condition(profile, found, measurement.client_error(profile, found, step))
+            said = f"{found.succeeded} answers, {found.failed} failures"
+            step.ok(f"{said}; {client}" if client else said)
+        kept[str(in_flight)] = replace(found, conditions=replace(found.conditions, client=client)).data()
     loads, wanted = levels(stage), objectives(stage)
     if not profile.load.sweep:
         stage.note("No sweep", "The profile names no levels (`load.sweep`): only what was measured above is shown.")
@@ -44,7 +47,7 @@ def sweep(stage: StageRun) -> Shown:
     for count, load in loads.items():
         rate = load.throughput
         per_s = rate.reason if isinstance(rate, Refusal) else round(rate.requests_per_s, 2)
-        tails = [measurement.shown(percentile(values, 0.95)) for values in (load.latencies_s, load.ttfts_s)]
+        tails = [measurement.shown(load.quantile("latency", 0.95)), measurement.shown(load.quantile("ttft", 0.95))]
         good = goodput(rate, load.latencies_s, load.ttfts_s, wanted)
         rows.append([count, load.succeeded, load.failed, per_s, *tails, measurement.shown(good, 2)])
     columns = ["in flight", "answers", "failures", "requests/s", "p95 latency (s)", "p95 TTFT (s)"]
@@ -58,10 +61,11 @@ def plot(stage: StageRun) -> figures.Png:
 
 
 def levels(stage: StageRun) -> dict[int, Measured]:
-    """Everything measured on Pattern 3 in this stage, by requests in flight."""
-    found = [stage.data[SAME_LOAD], stage.data[SAME_PER_REPLICA], *stage.data.get(KEY, {}).values()]
-    loads = map(measurement.restored, found)
-    return dict(sorted((load.concurrency, load) for load in loads))
+    """Everything measured on Pattern 3 in this stage, by requests in flight; each was calibrated at its own number."""
+    loads = [throughput_and_cost.load(stage, name) for name in (SAME_LOAD, SAME_PER_REPLICA)]
+    swept = [measurement.restored(data) for data in stage.data.get(KEY, {}).values()]
+    loads += [load.judged(load.conditions.client) for load in swept]
+    return {load.concurrency: load for load in sorted(loads, key=lambda load: load.concurrency)}
 
 
 def objectives(stage: StageRun) -> Objectives:

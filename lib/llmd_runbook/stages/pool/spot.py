@@ -37,7 +37,7 @@ REMOVED = declare(
 WARNING = (
     "Google takes spot nodes back whenever it needs them, with 30 s notice, and may have none to replace them: a "
     "replica goes with its node, its requests in flight fail, and it waits until another node comes. The nodes are "
-    "tainted, so only pods that tolerate it come. Stage 06 counts nodes on demand, with spot as an alternative."
+    "tainted, so only pods that tolerate it come. Stage 06 counts each replica's node as it is labelled."
 )
 
 

@@ -8,7 +8,9 @@ import pytest
 
 from llmd_runbook.analysis.claims import ClaimVerdict, guide_claims
 from llmd_runbook.run import StageRun
+from llmd_runbook.stages import throughput_and_cost as stage_06
 from llmd_runbook.stages.cost import claims as cost_claims
+from llmd_runbook.stages.review.state import READY
 from llmd_runbook.stages.verify import REPLICAS
 from tests.llmd_runbook.stages.loads import load
 from tests.llmd_runbook.stages.test_throughput_and_cost import note, opened, titled
@@ -47,6 +49,18 @@ def test_on_a_real_engine_the_speed_up_decides(
     cost_claims.claims(stage)
     assert stage.data["claims"]["overview.speed_up"] == expected
     assert stage.data["claims"]["bench.improvement"] == ClaimVerdict.FAILS
+
+
+def test_every_figure_that_a_claim_names_is_one_that_a_run_can_measure(open_stage: Open) -> None:
+    for earlier, spec in ((stage_06.BASELINE_STAGE, READY), ("04_verify", REPLICAS)):
+        stage = open_stage(earlier)
+        stage.data["baseline"] = load(10, blocks=20).data()
+        stage.check(spec.judge(True, expected="so", observed="so"))
+        stage.finish()
+    known = cost_claims.figures(opened(open_stage, None, load(25, 60)))
+    assert {claim.figure for claim in guide_claims({}) if claim.figure} <= set(known)
+    ready, hits = known["pattern3.ready_min"].value, known["pattern3.hit_rate_percent"].value
+    assert (ready.value, ready.low, ready.high, hits.value) == (4, 4, 4, 0)
 
 
 def test_replicas_count_only_after_stage_04_proved_them(open_stage: Open) -> None:

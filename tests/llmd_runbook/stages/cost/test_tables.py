@@ -10,6 +10,7 @@ import pytest
 
 from llmd_runbook.profile import PARAMETERS
 from llmd_runbook.run import StageRun
+from llmd_runbook.stages import throughput_and_cost as stage_06
 from llmd_runbook.stages.cost import tables
 from tests.llmd_runbook.conftest import Bench
 from tests.llmd_runbook.stages.loads import load
@@ -101,6 +102,26 @@ def test_every_option_has_a_price_and_what_it_rests_on(open_stage: Open, filed: 
     assert "29258 requests/min" in str(tpu[8])  # 25 x 60 x 32.4 / 1.661094
     assert rows["Pattern 1, on demand"][7] == "yes"
     assert "0.125 USD/h" in note(result, "What every option pays besides")
+
+
+def test_replicas_on_spot_nodes_are_counted_at_the_price_of_spot(open_stage: Open, filed: Bench) -> None:
+    stage = opened(open_stage, load(10), load(25, 60, on_spot=2))
+    assert stage_06.hourly_usd(stage) == pytest.approx((0.553698, 0.553698 + 2 * 0.277879), abs=1e-6)
+    tables.cost(stage)
+    tables.options(stage)
+    result = stage.finish()
+    assert [row[2] for row in titled(result, "Cost at the measured throughput").rows] == [0.5537, 1.1095, 1.1095]
+    assert "2 of Pattern 3's replicas ran on spot: counted at the price of a spot node" in note(result, "Spot nodes")
+    rows = {row[0]: row for row in titled(result, "Ways to run it").rows}
+    assert [rows[f"Pattern 3, on {what}"][2] for what in ("demand", "spot")] == [1.6611, 0.8336]
+    assert rows["Pattern 3, on demand"][8] == "measured on spot"
+
+
+def test_spot_nodes_without_a_price_are_counted_on_demand_and_that_is_said(open_stage: Open) -> None:
+    stage = opened(open_stage, load(10), load(25, 60, on_spot=3))
+    assert stage_06.hourly_usd(stage) == (1, 3)
+    tables.cost(stage)
+    assert "counted on demand" in note(stage.finish(), "Spot nodes")
 
 
 def test_without_a_price_file_spot_and_tpu_have_no_price(open_stage: Open) -> None:

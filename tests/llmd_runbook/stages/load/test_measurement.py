@@ -14,10 +14,11 @@ from llmd_runbook.load.fleet import FleetResult, Worker
 from llmd_runbook.load.mixes import digest
 from llmd_runbook.load.plan import Closed, Plan
 from llmd_runbook.load.samples import Client, LoadResult, Sample
+from llmd_runbook.load.watch import Readings
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages import site
 from llmd_runbook.stages.load import measurement
-from llmd_runbook.stages.load.measurement import client_bound, restored, shown, summarised, table
+from llmd_runbook.stages.load.measurement import client_bound, more, restored, shown, summarised, table
 from tests.llmd_runbook.conftest import Bench
 from tests.llmd_runbook.stages.loads import load
 
@@ -124,6 +125,49 @@ def unreachable(_: object) -> None:
     raise Unreachable("no answer from the API server")
 
 
+def test_no_answer_without_its_usage_is_a_throughput() -> None:
+    """An answer whose tokens nobody counted would be left out unseen."""
+    silent = sample(6).model_copy(update={"output_tokens": None})
+    found = summarised(result([*(sample(index) for index in range(6)), silent, sample(7), sample(8)]), warmup=2)
+    assert found.throughput == Refusal("the server counted no tokens in 1 of 9 answers (no usage in them)")
+    assert (found.succeeded, found.tokens_per_event) == (7, None)
+
+
+def test_times_between_tokens_are_kept() -> None:
+    samples = [sample(index).model_copy(update={"gaps_s": (0.01, 0.03), "events": 5}) for index in range(12)]
+    found = summarised(result(samples), warmup=2)
+    assert found.tpots_s == pytest.approx([0.4 / 9] * 10)  # nine tokens after the first, in 0.5 s less 0.1 s
+    assert found.gaps_s == pytest.approx([0.02, 0.03, 0.03])
+    assert found.tokens_per_event == 2  # 10 tokens in 5 events: a gap is not one between tokens
+    assert summarised(result([]), warmup=0).gaps_s == []
+
+
+def test_what_went_on_inside_stands_beside_each_load() -> None:
+    shared = replace(load(10), readings=replace(load(10).readings, hit_share=0.431), tokens_per_event=1.25)
+    unread = replace(load(10), readings=Readings(trouble="forbidden"), ready_s={}, gaps_s=[])
+    made = more("Inside", {"one": shared, "two": unread, "three": load(10).judged("INVALID (client-bound)")})
+    one, two, three = (dict(zip(made.columns, row, strict=True)) for row in made.rows)
+    assert str(one["p50 TPOT (ms)"]).startswith("18.6 [")  # 0.9 x 2 s / 97 tokens
+    assert one["ITL p50, p95, p99 (ms)"] == "10.0, 20.0, 30.0"
+    assert (one["tokens an event"], one["prefix hit rate"]) == (1.25, "43.1%")
+    assert one["replicas Ready after (s)"] == "240"
+    assert (two["prefix hit rate"], two["replicas Ready after (s)"]) == ("not known: forbidden", "not known")
+    assert two["ITL p50, p95, p99 (ms)"] == "none: no gaps"
+    assert three["p95 TPOT (ms)"] == three["ITL p50, p95, p99 (ms)"] == "none: INVALID (client-bound)"
+
+
+def test_where_the_client_was_measured_there_are_no_figures() -> None:
+    bound = load(10, blocks=20).judged("INVALID (client-bound)")
+    refused = Refusal("INVALID (client-bound)")
+    assert bound.throughput == refused
+    assert {bound.quantile(of, 0.5) for of in ("latency", "ttft", "tpot")} == {refused}
+    (row,) = table("title", {"one": bound}).rows
+    assert row[4] == "(INVALID (client-bound))"
+    assert set(row[6:]) == {"none: INVALID (client-bound)"}
+    for known in ("", None):
+        assert load(10).judged(known).throughput == load(10).throughput
+
+
 class Machines:
     """A fleet that was measured before."""
 
@@ -161,6 +205,25 @@ def test_a_profile_with_a_scheduler_measures_from_its_workers(
         assert found.succeeded == 10
         assert found.readings.trouble == "no answer from the API server"
         assert measurement.client_error(profile, found, step) == error(0.25)
+
+
+def test_a_profile_with_processes_measures_from_a_fleet_of_its_own(
+    bench: Bench, open_stage: Callable[[str], StageRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def of_processes(count: int) -> Machines:
+        asked.append(count)
+        return Machines("tcp://scheduler:8786")
+
+    monkeypatch.setattr(measurement, "of_processes", of_processes)
+    monkeypatch.setattr(site, "kubernetes", unreachable)
+    profile = bench.profile.model_copy(update={"load": bench.profile.load.model_copy(update={"processes": 2})})
+    with open_stage("06_throughput_and_cost").step("measure") as step:
+        found = measurement.measure(profile, Endpoint("http://gateway"), profile.pattern3, 2, step, seed=1)
+        assert measurement.client_error(profile, found, step) == error(0.25)
+    assert found.succeeded == 10
+    assert asked == [2, 2]
 
 
 def test_a_comparison_knows_of_the_client_what_was_judged(bench: Bench) -> None:
@@ -210,18 +273,3 @@ def test_more_hits_than_the_load_explains_mean_a_warm_cache(
     wanted = bench.profile.load.model_copy(update={"mix": mix})
     sent = measurement.prompts(bench.profile.model_copy(update={"load": wanted}), 20, seed=1)
     assert measurement.cache_state(share, sent) == cache
-
-
-@pytest.mark.parametrize(
-    ("arguments", "tokens"),
-    [
-        ([["--max-model-len=2048"], ["--max-model-len", "2048"]], 2048),
-        ([["--max-model-len=2048"], ["--max-model-len=4096"]], None),
-        ([[]], None),
-        ([["--max-model-len=auto"]], None),
-        ([], None),
-    ],
-)
-def test_the_context_length_is_what_all_replicas_say(arguments: list[list[str]], tokens: int | None) -> None:
-    pods = [{"spec": {"containers": [{"args": words}]}} for words in arguments]
-    assert measurement.context_tokens(pods) == tokens

@@ -10,6 +10,7 @@ import pytest
 
 from llmd_runbook.analysis.goodput import Objectives
 from llmd_runbook.clients.inference import Endpoint
+from llmd_runbook.load.calibrate import ClientError
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages import all_checks, site
 from llmd_runbook.stages.load import benchmark_suite, measurement, sweep
@@ -25,7 +26,7 @@ KNEE = "Knee, the most throughput for its latency"
 @pytest.fixture(autouse=True)
 def nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A server with 40 slots of 2 s, and a burst of which so many are answered."""
-    said: dict[str, Any] = {"answered": 50, "levels": []}
+    said: dict[str, Any] = {"answered": 50, "levels": [], "calibrated": [], "added_s": {}}
 
     def measured(_p: object, _t: object, _m: object, in_flight: int, _s: object, *, seed: int, scale: int) -> Measured:
         said["levels"].append((in_flight, scale, seed))
@@ -37,6 +38,12 @@ def nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(site, "kubernetes", lambda _: None)
     for module in (sweep, benchmark_suite):
         monkeypatch.setattr(module, "endpoint", lambda *_: Endpoint("http://gateway"))
+
+    def calibrated(_p: object, found: Measured, _s: object) -> ClientError:
+        said["calibrated"].append(found.concurrency)
+        return ClientError(found.concurrency, 3 * found.concurrency, *[said["added_s"].get(found.concurrency, 0)] * 4)
+
+    monkeypatch.setattr(measurement, "client_error", calibrated)
     monkeypatch.setattr(measurement, "measure", measured)
     monkeypatch.setattr(measurement, "burst", burst)
     return said
@@ -69,6 +76,24 @@ def test_each_level_is_measured_with_prompts_of_its_own_and_the_knee_is_named(
     assert png.data.startswith(b"\x89PNG")
 
 
+def test_a_level_at_which_the_client_was_measured_has_no_figures_and_is_no_knee(
+    open_stage: Open, bench: Any, nothing_is_sent: dict[str, Any]
+) -> None:
+    nothing_is_sent["added_s"] = {40: 0.5}
+    stage = stage_with(open_stage, bench, "sweep: [40, 80], slo_latency_s: 2.5")
+    sweep.sweep(stage)
+    sweep.plot(stage)
+    result = stage.finish()
+    assert nothing_is_sent["calibrated"] == [40, 80]
+    table = titled(result, "Throughput and goodput over requests in flight")
+    bound = table.rows[1]
+    assert bound[0] == 40
+    assert all("INVALID (client-bound)" in str(cell) for cell in bound[3:])
+    assert str(table.rows[3][3]) == "20.0"
+    assert result.data["knee"] != 40
+    assert "client-bound" in result.steps[0].detail
+
+
 def test_without_levels_nothing_is_sent(open_stage: Open, bench: Any, nothing_is_sent: dict[str, Any]) -> None:
     stage = stage_with(open_stage, bench, "slo_ttft_s: 1")
     sweep.sweep(stage)
@@ -95,6 +120,7 @@ def test_all_five_tests_are_marked_by_this_runs_checks(open_stage: Open, bench: 
     assert "seen by affinity.prefix" in shown
     assert "✓ Requests completed: 50 of 50, total time: 10.0 s, throughput: 5.00 req/s" in shown
     assert "✓ Improvement factor over the measured baseline: 2.86 [" in shown
+    assert "Pattern 1 baseline: 7.00 req/s, 20 in flight" in shown
     assert "✓ P95: " in shown
     assert "✓ P99: " in shown  # of 600
     assert "5 of 5 tests proved" in shown
