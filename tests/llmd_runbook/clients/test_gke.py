@@ -371,7 +371,7 @@ def test_a_slow_api_is_one_message_with_what_was_asked_and_how_long(
     finally:
         patient.set()
     assert "no answer within 0.1 s" in str(caught.value.reason)
-    assert str(caught.value.where).startswith("127.0.0.1")
+    assert str(caught.value.where).startswith("http://127.0.0.1:")
     assert "VPN or proxy" in str(caught.value.remedy)
 
 

@@ -76,12 +76,12 @@ def has_run(pod: Object) -> bool:
     """Whether the model server's container runs, or ran before."""
     state = _container_status(pod)
     kinds = {**state.get("state", {}), **state.get("lastState", {})}
-    return bool(kinds.get("running") or kinds.get("terminated"))
+    return any(kinds.get(kind) is not None for kind in ("running", "terminated"))
 
 
 def runs(pod: Object) -> bool:
     """Whether the model server's container runs now."""
-    return bool(_container_status(pod).get("state", {}).get("running"))
+    return _container_status(pod).get("state", {}).get("running") is not None
 
 
 def lines(log: str) -> list[str]:

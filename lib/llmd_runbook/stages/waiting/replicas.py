@@ -34,7 +34,7 @@ def wait_for(
     pattern: Pattern,
     servers: site.ModelServers,
     step: StepHandle,
-    clock: Clock = time.monotonic,
+    clock: Clock | None = None,
 ) -> list[Replica]:
     """Watch until exactly the pattern's number of pods is Ready and none is left over; how they came is in a table.
 
@@ -45,7 +45,7 @@ def wait_for(
             what each pod that is not Ready says.
     """
     profile = stage.profile
-    start = Start(kube, profile, pattern, step, clock)
+    start = Start(kube, profile, pattern, step, clock or time.monotonic)
     try:
         return kube.wait(
             PODS,

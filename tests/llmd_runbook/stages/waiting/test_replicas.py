@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -90,8 +90,10 @@ class Waits:
 
 
 @pytest.fixture
-def waits(open_stage: Callable[[str], StageRun]) -> Waits:
-    return Waits(open_stage("03_swap_patterns"))
+def waits(open_stage: Callable[[str], StageRun]) -> Iterator[Waits]:
+    made = Waits(open_stage("03_swap_patterns"))
+    yield made
+    made.stage.abandon("Done", "only waited")
 
 
 def test_replicas_that_are_ready_are_given_back_at_once_and_no_table_is_made(waits: Waits) -> None:
