@@ -141,6 +141,26 @@ class HelmfileReleases(_Section):
     postfix: Name = Field(description="`RELEASE_NAME_POSTFIX`: names the stack")
 
 
+class ProgressDeadlines(_Section):
+    """How long a pod may show no progress, by its phase. A phase that comes, an Event or a line of the log that was
+    never there before is progress and begins the time anew; a restart, a warning and what is said again are not.
+    """
+
+    capacity_s: Seconds = Field(
+        description="no node takes the pod, and neither scheduler nor autoscaler says anything new", default=900
+    )
+    image_pull_s: Seconds = Field(description="it has a node: volumes, Secrets, image", default=900)
+    download_s: Seconds = Field(
+        description="its container runs and fetches the weights; vLLM says nothing meanwhile, so this is as long as a "
+        "whole download may take",
+        default=1200,
+    )
+    load_s: Seconds = Field(description="the weights come into GPU memory", default=600)
+    warm_up_s: Seconds = Field(
+        description="from loaded weights to Ready: compilation, CUDA graphs, server, probe", default=600
+    )
+
+
 class Pattern(_Section):
     """One pattern: model servers and their InferencePool."""
 
@@ -148,7 +168,10 @@ class Pattern(_Section):
     replicas: Count = Field(description="model server replicas, one GPU each")
     inference_pool: Name = Field(description="InferencePool of the pattern")
     gateway: Name = Field(description="Gateway that serves the pattern")
-    ready_timeout_s: Seconds = Field(description="deadline for all replicas to be Ready", default=1800)
+    ready_timeout_s: Seconds = Field(
+        description="deadline for all replicas to be Ready, whatever progress they show", default=1800
+    )
+    progress_deadlines: ProgressDeadlines = ProgressDeadlines()
     releases: Annotated[HelmReleases | HelmfileReleases, Field(discriminator="driver")] = Field(
         description="what installs it"
     )

@@ -22,6 +22,7 @@ from llmd_runbook.stages.pool import autoscaler, scale
 from llmd_runbook.stages.pool import spot as spot_pool
 from llmd_runbook.stages.review import capacity
 from llmd_runbook.stages.swap import patterns, plan
+from llmd_runbook.stages.waiting import replicas
 from llmd_runbook.topology import NODE_POOL_LABEL, gpu_nodes
 from llmd_runbook.verdicts import Verdict
 from tests.end_to_end.bench import SERVERS3, Bench, all_pass, broken
@@ -111,7 +112,7 @@ def test_an_autoscaler_at_its_maximum(bench: Bench, tmp_path: Path) -> None:
     pattern = opened.profile.pattern3.model_copy(update={"replicas": 4, "ready_timeout_s": 2})
     servers = site.model_servers(site.driver(opened.profile, pattern).render(), opened.profile)
     with pytest.raises(DeadlineExceeded) as waited, opened.step("wait") as step:
-        site.wait_for_replicas(bench.kube, opened.profile, pattern, servers, step)
+        replicas.wait_for(opened, bench.kube, pattern, servers, step)
     opened.abandon("Done", "only waited")
     bench.scaled(SERVERS3, 3)
     bench.pods("llm-d.ai/model=Qwen2.5-3B-Instruct", 3)

@@ -29,7 +29,9 @@ class Memory(Kubernetes):
         kinds = [{"kind": "Deployment", "name": "deployments", "namespaced": True}]
         return json.dumps({"resources": kinds if path == "/apis/apps/v1" else []})
 
-    def all(self, resource: Resource, namespace: str | None = None, selector: str = "") -> list[Object]:
+    def all(
+        self, resource: Resource, namespace: str | None = None, selector: str = "", fields: str = ""
+    ) -> list[Object]:
         wanted = dict(part.split("=") for part in selector.split(",") if part)
 
         def meant(path: str, meta: Object) -> bool:

@@ -42,10 +42,12 @@ class Cluster(Memory):
             raise Forbidden("not permitted", where=path, reason=f"no pods/proxy for {path.rpartition('/')[2]}")
         return self.pages[path]
 
-    def all(self, resource: Resource, namespace: str | None = None, selector: str = "") -> list[Object]:
+    def all(
+        self, resource: Resource, namespace: str | None = None, selector: str = "", fields: str = ""
+    ) -> list[Object]:
         if resource.plural in self.refused:
             raise Forbidden("not permitted", where=resource.path(namespace), reason=f"may not list {resource.plural}")
-        return super().all(resource, namespace, selector)
+        return super().all(resource, namespace, selector, fields)
 
     def get(self, resource: Resource, name: str, namespace: str | None = None, sub: str | None = None) -> Object:
         if resource.plural in self.refused:

@@ -432,10 +432,11 @@ def _translated(what: str, endpoint: str) -> Iterator[None]:
         api_exceptions.ServiceUnavailable,
         api_exceptions.GatewayTimeout,
     ) as error:
+        late = f"no answer within {_CALL_TIMEOUT_S:g} s: " if isinstance(error, requests.Timeout) else ""
         raise Unreachable(
             what,
             where=endpoint,
-            reason=str(error),
+            reason=f"{late}{error}",
             remedy=f"check the network and {ENDPOINT_VARIABLE}; a private endpoint needs its VPN or proxy",
         ) from error
     except ParseError as error:

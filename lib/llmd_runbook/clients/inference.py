@@ -18,6 +18,7 @@ from llmd_runbook.clients.bearer import authorization
 from llmd_runbook.errors import ApiError, Unreachable
 
 REPLICA_HEADER = "x-inference-pod"
+_CONNECT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Inference:
 
     def __init__(self, endpoint: Endpoint, timeout_s: float = 60) -> None:
         self.endpoint = endpoint
-        self._timeout = httpx.Timeout(timeout_s, connect=5)
+        self._timeout = httpx.Timeout(timeout_s, connect=_CONNECT_S)
 
     def models(self) -> list[str]:
         """Model ids of GET /v1/models."""
@@ -155,6 +156,17 @@ class Inference:
         try:
             with httpx.Client(timeout=self._timeout, verify=self._verify, trust_env=True) as http:
                 yield http, url
+        except httpx.TimeoutException as error:
+            connects = isinstance(error, httpx.ConnectTimeout)
+            waited_s = _CONNECT_S if connects else self._timeout.read
+            raise Unreachable(
+                f"the gateway gave no {'connection' if connects else 'answer'} within {waited_s:g} s",
+                where=f"{method} {url}",
+                reason=str(error) or type(error).__name__,
+                remedy="see how many requests wait at the replicas, and whether the endpoint picker answers"
+                if not connects
+                else "check the Gateway's address, and the network and firewalls from here to it",
+            ) from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise Unreachable(
                 "the gateway does not answer",

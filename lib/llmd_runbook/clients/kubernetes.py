@@ -117,9 +117,11 @@ class Kubernetes:
         except NotFound:
             return None
 
-    def all(self, resource: Resource, namespace: str | None = None, selector: str = "") -> list[Object]:
-        """The objects of a collection, in the server's order."""
-        return self._list(resource, namespace, selector)[0]
+    def all(
+        self, resource: Resource, namespace: str | None = None, selector: str = "", fields: str = ""
+    ) -> list[Object]:
+        """The objects of a collection, in the server's order; `selector` by labels, `fields` by field selector."""
+        return self._list(resource, namespace, selector, fields)[0]
 
     def create(self, resource: Resource, manifest: Object, namespace: str) -> Object:
         """Make an object; a `Conflict` where there is one of that name."""
@@ -212,6 +214,7 @@ class Kubernetes:
         namespace: str | None = None,
         selector: str = "",
         on_change: Callable[[list[Object]], str] | None = None,
+        look_s: float = _WATCH_S,
     ) -> T:
         """Watch a collection until `done(objects)` is neither None nor False; changes wake it, no clock.
 
@@ -221,6 +224,7 @@ class Kubernetes:
             timeout_s: deadline, seconds.
             remedy: what to do when the deadline passes.
             on_change: told of every state; the sentence it returns is quoted when the deadline passes.
+            look_s: told of the state again after so many whole seconds, though nothing changed.
 
         Raises:
             DeadlineExceeded: with the last state.
@@ -230,7 +234,7 @@ class Kubernetes:
         while (left := deadline - time.monotonic()) > 0:
             again = time.monotonic() + _LEAST_WATCH_S
             try:
-                for items in self._states(resource, namespace, selector, min(left, _WATCH_S)):
+                for items in self._states(resource, namespace, selector, min(left, look_s)):
                     state = on_change(items) if on_change else f"{len(items)} {resource.plural}"
                     found = done(items)
                     if found is not None and found is not False:
@@ -282,9 +286,11 @@ class Kubernetes:
             except (urllib3.exceptions.ProtocolError, urllib3.exceptions.ReadTimeoutError):
                 return  # the stream was cut, or is silent past its end: the caller lists anew
 
-    def _list(self, resource: Resource, namespace: str | None, selector: str) -> tuple[list[Object], str]:
+    def _list(
+        self, resource: Resource, namespace: str | None, selector: str, fields: str = ""
+    ) -> tuple[list[Object], str]:
         path = resource.path(namespace)
-        answer = self._call("GET", path, query=_query(selector))
+        answer = self._call("GET", path, query=_query(selector) | ({"fieldSelector": fields} if fields else {}))
         with translated(f"GET {path}"):
             kind = answer["kind"].removesuffix("List")
             items = [{"apiVersion": answer["apiVersion"], "kind": kind, **item} for item in answer["items"]]

@@ -56,7 +56,7 @@ def operator(profile: Profile) -> list[Need]:
             *needs(here, _GATEWAY, "create delete patch", "httproutes"),
             *needs(here, "apps", "patch", "deployments", "deployments/scale"),
             *needs(here, "", "delete", "pods"),
-            *needs(here, "", "list", "events"),  # what the autoscaler says of pods that wait for a node
+            *needs(here, "", "list", "events"),  # what is said of pods that a stage waits for
             *needs(lock.NAMESPACE, _LEASE, "create list watch", "leases"),  # which cannot be bound to a name
             *needs(lock.NAMESPACE, _LEASE, "get update", "leases", name=lock.lease_name(profile)),
             *needs("", _GATEWAY, "list", "gateways"),  # stage 07 counts every load balancer that costs money

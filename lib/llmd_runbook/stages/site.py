@@ -14,8 +14,7 @@ from llmd_runbook.clients.releases.helmfile import HelmfileDriver
 from llmd_runbook.errors import NotFound, ProfileError
 from llmd_runbook.profile import HelmReleases, Pattern, Profile
 from llmd_runbook.run import StepHandle, lock
-from llmd_runbook.stages.pool import scale_events
-from llmd_runbook.topology import GPU, PoolView, Replica, pool_view, replica_view, selector_text, trouble
+from llmd_runbook.topology import GPU, PoolView, Replica, pool_view, replica_view, selector_text
 
 
 def kubernetes(profile: Profile) -> Kubernetes:
@@ -126,56 +125,8 @@ def rescale(kube: Kubernetes, namespace: str, servers: ModelServers) -> bool:
 
 def server_pods(kube: Kubernetes, namespace: str, servers: ModelServers) -> list[Replica]:
     """The pods of a pattern's model servers, by name."""
-    return _replicas(kube.all(PODS, namespace, servers.selector))
-
-
-def wait_for_replicas(
-    kube: Kubernetes, profile: Profile, pattern: Pattern, servers: ModelServers, step: StepHandle
-) -> list[Replica]:
-    """Watch until exactly the pattern's number of pods is Ready and none is left over.
-
-    Raises:
-        DeadlineExceeded: with what each pod that is not Ready says of itself.
-    """
-
-    def state(pods: list[Object]) -> str:
-        views = _replicas(pods)
-        ready = sum(view.ready for view in views)
-        step.progress(f"{ready} of {pattern.replicas} replicas Ready", done=ready, total=pattern.replicas)
-        autoscaler = _autoscaler(kube, profile, views)
-        waiting = [
-            f"{view.name}: {autoscaler.get(view.name) or trouble(view.manifest) or view.phase}"
-            for view in views
-            if not view.ready
-        ]
-        if autoscaler:
-            step.progress("; ".join(waiting), done=ready, total=pattern.replicas)
-        return f"{ready} of {pattern.replicas} Ready" + ("; " + "; ".join(waiting) if waiting else "")
-
-    def done(pods: list[Object]) -> list[Replica] | None:
-        views = _replicas(pods)
-        settled = len(views) == pattern.replicas and all(view.ready and not view.terminating for view in views)
-        return views if settled else None
-
-    return kube.wait(
-        PODS,
-        done,
-        what=f"{pattern.replicas} Ready replicas of {servers.name}",
-        timeout_s=pattern.ready_timeout_s,
-        remedy=f"act on what the pods say (kubectl -n {profile.namespace} describe pods -l {servers.selector}), "
-        "then run the stage again",
-        namespace=profile.namespace,
-        selector=servers.selector,
-        on_change=state,
-    )
-
-
-def _autoscaler(kube: Kubernetes, profile: Profile, pods: list[Replica]) -> dict[str, str]:
-    """What the autoscaler says of pods that wait for a node, where it is the one that makes them."""
-    waiting = [pod.name for pod in pods if scale_events.waits_for_a_node(pod.manifest)]
-    if profile.pool.mode != "autoscale" or not waiting:
-        return {}
-    return scale_events.words(kube, profile.namespace, waiting)
+    pods = kube.all(PODS, namespace, servers.selector)
+    return sorted((replica_view(pod) for pod in pods), key=lambda replica: replica.name)
 
 
 def wait_until_gone(
@@ -232,10 +183,6 @@ def wait_available(
         remedy=f"kubectl -n {namespace} describe deployment {name}",
         namespace=namespace,
     )
-
-
-def _replicas(pods: list[Object]) -> list[Replica]:
-    return sorted((replica_view(pod) for pod in pods), key=lambda replica: replica.name)
 
 
 def _asks_for_gpus(deployment: Object) -> bool:

@@ -32,6 +32,12 @@ DOORS = [
         "kubectl annotate node NODE llmd-sandbox/start-; delete pods that hang",
     ),
     (
+        "model servers download for so many seconds (times --startup-scale) and say nothing meanwhile, as vLLM; with "
+        "TQDM_POSITION=-1 in the container's environment they show a progress bar, as huggingface_hub",
+        "kubectl annotate node NODE llmd-sandbox/download-s=900; for containers that start there",
+        "kubectl annotate node NODE llmd-sandbox/download-s-",
+    ),
+    (
         "the gateway is down: no listener, every connection is refused",
         "kubectl -n NAMESPACE annotate gateway NAME llmd-sandbox/gateway=down",
         "kubectl -n NAMESPACE annotate gateway NAME llmd-sandbox/gateway-",

@@ -138,11 +138,10 @@ class Container:
         variables = environment.base(context.host.site, context.name, context.ip, home)
         if context.kubeconfig:
             variables["KUBECONFIG"] = str(context.kubeconfig)
-        variables |= {name: mounts.apply(value) for name, value in declared.items()}
+        node = context.host.nodes.get(context.node)
+        variables |= starting.variables(node) | {name: mounts.apply(value) for name, value in declared.items()}
         return Launch(
-            argv=starting.instead(context.host.nodes.get(context.node), self.spec)
-            or self._argv(declared, mounts)
-            or [],
+            argv=starting.instead(node, self.spec) or self._argv(declared, mounts) or [],
             variables=variables,
             folder=_working_folder(self.spec, mounts, home),
             mounts=mounts,

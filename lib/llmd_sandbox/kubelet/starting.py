@@ -7,6 +7,9 @@ from llmd_sandbox.kube import Object
 START = "llmd-sandbox/start"
 """The annotation of a Node: `oom` or `hang`, for containers with a GPU that start there from now on."""
 
+DOWNLOAD_S = "llmd-sandbox/download-s"
+"""The annotation of a Node: how long the simulated vLLM downloads its weights there, seconds times the site's scale."""
+
 _INSTEAD = {
     "oom": ["sh", "-c", "echo 'loading the model' && sleep 0.2 && kill -KILL $$"],
     "hang": ["sh", "-c", "echo 'loading the model' && exec sleep infinity"],
@@ -19,6 +22,12 @@ def instead(node: Object | None, container: Object) -> list[str] | None:
     if node is None or "nvidia.com/gpu" not in limits:
         return None
     return _INSTEAD.get((node["metadata"].get("annotations") or {}).get(START, ""))
+
+
+def variables(node: Object | None) -> dict[str, str]:
+    """What the simulated vLLM is told of its node's network."""
+    download_s = node and (node["metadata"].get("annotations") or {}).get(DOWNLOAD_S)
+    return {"LLMD_SANDBOX_DOWNLOAD_S": str(download_s)} if download_s else {}
 
 
 def reason(argv: list[str], exit_code: int) -> str | None:

@@ -359,6 +359,22 @@ def test_a_wait_ends_at_its_deadline(canned: type[Canned]) -> None:
         pool().wait("operation-1", 0.05)
 
 
+def test_a_slow_api_is_one_message_with_what_was_asked_and_how_long(
+    canned: type[Canned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = threading.Event()
+    monkeypatch.setattr(canned, "do_GET", lambda _: patient.wait())
+    monkeypatch.setattr("llmd_runbook.clients.gke._CALL_TIMEOUT_S", 0.1)
+    try:
+        with pytest.raises(Unreachable, match="cannot read node pool projects/") as caught:
+            pool().describe()
+    finally:
+        patient.set()
+    assert "no answer within 0.1 s" in str(caught.value.reason)
+    assert str(caught.value.where).startswith("http://127.0.0.1:")
+    assert "VPN or proxy" in str(caught.value.remedy)
+
+
 def test_nobody_listening_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
 from llmd_runbook.clients import inference
@@ -25,6 +26,10 @@ GOOD: dict[str, Any] = {"choices": [{"text": " there"}], "usage": USAGE}
 
 def ask(client: Inference) -> Completion:
     return client.complete("a/b", "Say hello.", max_tokens=2)
+
+
+def streamed(client: Inference) -> Completion:
+    return client.stream("a/b", "Say hello.", max_tokens=2)
 
 
 def models(client: Inference) -> list[str]:
@@ -114,12 +119,27 @@ def test_lists_of_models_that_are_none(server: Server, body: str) -> None:
         Inference(Endpoint(server.url)).models()
 
 
-def test_silence_ends_at_the_time_out(server: Server) -> None:
-    server.on(MODELS, Silence())
+@pytest.mark.parametrize(("call", "path"), [(ask, COMPLETIONS), (streamed, COMPLETIONS), (models, MODELS)])
+def test_a_slow_gateway_is_one_message_with_what_was_asked_and_how_long(
+    server: Server, call: Callable[[Inference], object], path: str
+) -> None:
+    server.on(path, Silence())
     with pytest.raises(Unreachable) as caught:
-        Inference(Endpoint(server.url), timeout_s=0.1).models()
-    assert "timed out" in (caught.value.reason or "")
-    assert caught.value.remedy
+        call(Inference(Endpoint(server.url), timeout_s=0.1))
+    assert caught.value.what == "the gateway gave no answer within 0.1 s"
+    assert f"{server.url}{path}" in str(caught.value.where)
+    assert caught.value.reason == "timed out"
+    assert "endpoint picker" in str(caught.value.remedy)
+
+
+def test_an_address_that_takes_no_connection_in_time_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise httpx.ConnectTimeout("timed out")
+
+    monkeypatch.setattr(httpx.Client, "request", refuse)
+    with pytest.raises(Unreachable, match="no connection within 5 s") as caught:
+        Inference(Endpoint("http://192.0.2.1")).models()
+    assert "firewalls" in str(caught.value.remedy)
 
 
 def test_a_closed_port_is_unreachable() -> None:

@@ -329,6 +329,29 @@ def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmd_runbook.clients.kubernetes._LEAST_WATCH_S", 0.02)
 
 
+@pytest.mark.usefixtures("prompt")
+def test_wait_looks_again_in_time_though_nothing_changes(server: Server, kube: Kubernetes) -> None:
+    server.on(PATH, pods(pod("a")))
+    server.on(WATCH, Stream())
+    looks: list[int] = []
+
+    def told(items: list[Any]) -> str:
+        looks.append(len(items))
+        return ""
+
+    def third(_: list[Any]) -> bool:
+        return len(looks) == 3
+
+    kube.wait(PODS, third, what="w", timeout_s=10, remedy="r", namespace="llm-d", on_change=told, look_s=0.05)
+    assert looks == [1, 1, 1]
+
+
+def test_lists_by_fields(server: Server, kube: Kubernetes) -> None:
+    server.on(PATH, pods())
+    kube.all(PODS, "llm-d", fields="spec.nodeName=n")
+    assert server.requests[0].query == {"fieldSelector": "spec.nodeName=n"}
+
+
 @pytest.mark.parametrize(
     "broken",
     [

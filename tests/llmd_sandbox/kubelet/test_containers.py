@@ -10,7 +10,7 @@ from llmd_sandbox.kube import Object
 from llmd_sandbox.kubelet.containers import Container
 from llmd_sandbox.kubelet.context import PodContext
 from llmd_sandbox.kubelet.logs import LogOptions
-from llmd_sandbox.kubelet.starting import START
+from llmd_sandbox.kubelet.starting import DOWNLOAD_S, START
 
 Reached = Callable[[Callable[[], object]], Any]
 
@@ -162,6 +162,15 @@ async def test_a_model_server_runs_out_of_memory_where_its_node_says_so(
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await context.host.events.flush()
+
+
+async def test_a_model_server_hears_how_long_a_download_takes_on_its_node(context: PodContext) -> None:
+    assert isinstance(context.host.nodes, dict)
+    context.host.nodes[context.node] = {"metadata": {"annotations": {DOWNLOAD_S: "900"}}}
+    context.pod["spec"]["restartPolicy"] = "Never"
+    container = Container(context, sh("echo $LLMD_SANDBOX_DOWNLOAD_S"))
+    await container.run()
+    assert await output(container) == "900\n"
 
 
 async def test_a_model_server_hangs_where_its_node_says_so(context: PodContext, reached: Reached) -> None:

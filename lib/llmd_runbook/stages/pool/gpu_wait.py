@@ -19,8 +19,9 @@ def wait_for_gpus(kube: Kubernetes, pool: str, nodes: int, timeout_s: float, ste
 
     def state(items: list[Object]) -> str:
         count = sum(usable(node) for node in views(items))
-        step.progress(f"{count} of {nodes} nodes usable", done=count, total=nodes)
-        return "; ".join(described(node) for node in views(items)) or "no nodes"
+        each = "; ".join(described(node) for node in views(items)) or "no nodes"
+        step.progress(f"{count} of {nodes} nodes usable: {each}", done=count, total=nodes)
+        return each
 
     def done(items: list[Object]) -> int | None:
         count = sum(usable(node) for node in views(items))

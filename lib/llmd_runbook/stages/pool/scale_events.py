@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from llmd_runbook.clients.kubernetes import EVENTS, Kubernetes, Object
 from llmd_runbook.topology import condition
 
-TRIGGERED = "TriggeredScaleUp"
-_REASONS = (TRIGGERED, "NotTriggerScaleUp", "FailedScaleUp")
+TRIGGERED, NOT_TRIGGERED = "TriggeredScaleUp", "NotTriggerScaleUp"
+_REASONS = (TRIGGERED, NOT_TRIGGERED, "FailedScaleUp")
 """It makes nodes for the pod, it makes none, it could not."""
 
 
 def words(kube: Kubernetes, namespace: str, pods: Collection[str]) -> dict[str, str]:
     """The autoscaler's last word on each of these pods, as `REASON: message`; GKE forgets Events after an hour."""
-    found: dict[str, tuple[str, str]] = {}
-    for event in kube.all(EVENTS, namespace):
-        about, reason = event.get("involvedObject", {}), event.get("reason", "")
-        if about.get("kind") != "Pod" or about.get("name") not in pods or reason not in _REASONS:
-            continue
-        when = _when(event)
-        if about["name"] not in found or found[about["name"]][0] <= when:
-            found[about["name"]] = when, f"{reason}: {event.get('message', '')}"
-    return {name: said for name, (_, said) in found.items()}
+    about_pods = [item for item in kube.all(EVENTS, namespace) if item.get("involvedObject", {}).get("kind") == "Pod"]
+    found = {name: [event for event in about_pods if event["involvedObject"].get("name") == name] for name in pods}
+    return {name: said for name, events in found.items() if (said := last_word(sorted(events, key=when)))}
+
+
+def last_word(events: Iterable[Object]) -> str:
+    """The autoscaler's last word among Events about one pod, the latest last; empty where it said nothing."""
+    said = [f"{event['reason']}: {event.get('message', '')}" for event in events if event.get("reason") in _REASONS]
+    return said[-1] if said else ""
 
 
 def waits_for_a_node(pod: Object) -> bool:
@@ -30,5 +30,6 @@ def waits_for_a_node(pod: Object) -> bool:
     return condition(pod.get("status", {}), "PodScheduled").startswith("False")
 
 
-def _when(event: Object) -> str:
+def when(event: Object) -> str:
+    """When an Event was last seen, as text that sorts by time."""
     return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp", ""))

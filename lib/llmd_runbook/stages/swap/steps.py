@@ -10,6 +10,7 @@ from llmd_runbook.stages import site
 from llmd_runbook.stages.load import traffic
 from llmd_runbook.stages.planning import gate
 from llmd_runbook.stages.planning.facts import ROUTE_CHANGE, release_change
+from llmd_runbook.stages.waiting import replicas
 from llmd_runbook.topology import Replica, route_view
 
 
@@ -70,7 +71,7 @@ def install_servers(stage: StageRun, pattern: Pattern) -> Endpoint:
         else:
             step.ok("as it is")
     with stage.step(f"wait for {pattern.replicas} replicas") as step:
-        pods = site.wait_for_replicas(kube, profile, pattern, servers, step)
+        pods = replicas.wait_for(stage, kube, pattern, servers, step)
         step.ok(", ".join(f"{pod.name} on {pod.node}" for pod in pods))
     with stage.step("wait for the endpoint picker and the Gateway") as step:
         others = [item["metadata"]["name"] for item in manifests if item["kind"] == "Deployment"]

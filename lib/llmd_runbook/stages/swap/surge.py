@@ -13,6 +13,7 @@ from llmd_runbook.stages.pool import gpu_wait
 from llmd_runbook.stages.pool import shrink as pool_shrink
 from llmd_runbook.stages.swap import compare, drain, gates, plan, steps
 from llmd_runbook.stages.swap.probe import SwapProbe
+from llmd_runbook.stages.waiting import replicas
 from llmd_runbook.topology import endpoint
 from llmd_runbook.verdicts import Verdict
 
@@ -69,7 +70,7 @@ def shrink(stage: StageRun) -> None:
             pool_shrink.shrink(stage, kube, step, wanted, least=0, minimum=wanted)
     with stage.step("see that no replica went with a node") as step:
         servers = site.model_servers(site.driver(profile, profile.pattern3).render(), profile)
-        pods = site.wait_for_replicas(kube, profile, profile.pattern3, servers, step)
+        pods = replicas.wait_for(stage, kube, profile.pattern3, servers, step)
         step.ok(", ".join(f"{pod.name} on {pod.node}" for pod in pods))
 
 

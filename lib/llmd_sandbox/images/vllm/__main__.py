@@ -46,13 +46,13 @@ def build(config: Config) -> Engine:
     return Engine(scheduler, StepTime(config.model, T4, config.dtype).step_s, metrics)
 
 
-async def serve(config: Config, address: str, startup_scale: float) -> None:
+async def serve(config: Config, address: str, startup_scale: float, download: logs.Download) -> None:
     """Start up, listen on `address`, serve until SIGTERM or SIGINT; requests in flight are then aborted."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     engine = build(config)
-    starting = asyncio.create_task(logs.start(config, startup_scale))
+    starting = asyncio.create_task(logs.start(config, startup_scale, download))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
     if stop.is_set():
@@ -93,7 +93,9 @@ def main() -> int:
         return 1
     address = os.environ.get("LLMD_SANDBOX_POD_IP", "127.0.0.1")
     scale = float(os.environ.get("LLMD_SANDBOX_STARTUP_SCALE", "1"))
-    uvloop.run(serve(config, address, scale))
+    seconds = os.environ.get("LLMD_SANDBOX_DOWNLOAD_S")
+    download = logs.Download(float(seconds) if seconds else None, shown=os.environ.get("TQDM_POSITION") == "-1")
+    uvloop.run(serve(config, address, scale, download))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from llmd_sandbox.images.vllm import VERSION
 from llmd_sandbox.images.vllm.args import Config, kv_gib
@@ -21,18 +22,36 @@ LOG_STATS_S = 10.0
 """Interval of the engine's statistics line."""
 
 
+_BAR_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Download:
+    """How the weights come: in so many seconds of a T4's start (None: at the usual rate), with a progress bar or not.
+
+    vLLM hides the bar (`DisabledTqdm`); huggingface_hub's own for each file shows where TQDM_POSITION is -1.
+    """
+
+    seconds: float | None = None
+    shown: bool = False
+
+
 def log(message: str, where: str, level: str = "INFO") -> None:
-    """One line in the form of vLLM's logger; `where` is the file it would name."""
+    """One line in the form of vLLM's logger; `where` is the file it would name, empty for what prints by itself."""
+    if not where:
+        print(message, flush=True)
+        return
     process = "APIServer" if where.startswith(("api_server", "utils", "loggers", "model.py")) else "EngineCore_DP0"
     stamp = time.strftime("%m-%d %H:%M:%S")
     print(f"({process} pid=1) {level} {stamp} [{where}] {message}", flush=True)
 
 
-def phases(config: Config) -> Iterator[tuple[float, str, str, str]]:
+def phases(config: Config, download: Download = Download()) -> Iterator[tuple[float, str, str, str]]:
     """(seconds before it, level, where, message) of each line, for the start of a pod on a T4."""
     weights = config.model.weights_bytes(config.dtype)
     weights_gib = weights / GIB
-    download_s, load_s = weights / _DOWNLOAD_BYTES_PER_S, weights / _LOAD_BYTES_PER_S
+    download_s = weights / _DOWNLOAD_BYTES_PER_S if download.seconds is None else download.seconds
+    load_s = weights / _LOAD_BYTES_PER_S
     tokens = config.num_gpu_blocks * config.block_size
     name = config.model_name
     yield _IMPORT_S, "INFO", "api_server.py", f"vLLM API server version {VERSION}"
@@ -59,8 +78,10 @@ def phases(config: Config) -> Iterator[tuple[float, str, str, str]]:
     )
     yield _DISTRIBUTED_S, "INFO", "cuda.py", "Using FlashInfer backend on V1 engine."
     yield 0, "INFO", "gpu_model_runner.py", f"Starting to load model {name}..."
+    if download.shown:
+        yield from _bar(weights, download_s)
     yield (
-        download_s,
+        0 if download.shown else download_s,
         "INFO",
         "weight_utils.py",
         f"Time spent downloading weights for {name}: {download_s:.6f} seconds",
@@ -92,14 +113,24 @@ def phases(config: Config) -> Iterator[tuple[float, str, str, str]]:
     yield 2.0, "INFO", "api_server.py", f"Starting vLLM API server 0 on http://0.0.0.0:{config.port}"
 
 
-async def start(config: Config, scale: float) -> None:
+def _bar(size: float, seconds: float) -> Iterator[tuple[float, str, str, str]]:
+    """tqdm's lines for a file of `size` bytes."""
+    for step in range(1, _BAR_STEPS + 1):
+        part = step / _BAR_STEPS
+        clocks = [f"{int(at_s) // 60:02d}:{int(at_s) % 60:02d}" for at_s in (part * seconds, (1 - part) * seconds)]
+        rate = f"{size / seconds / 1e6:.1f}MB/s" if seconds else "?B/s"
+        amounts = f"{part * size / 1e9:.2f}G/{size / 1e9:.2f}G [{'<'.join(clocks)}, {rate}]"
+        yield seconds / _BAR_STEPS, "INFO", "", f"model.safetensors: {part:4.0%}|{'█' * int(10 * part):<10}| {amounts}"
+
+
+async def start(config: Config, scale: float, download: Download = Download()) -> None:
     """Log the start-up, at absolute times, `scale` times as slowly as a T4."""
     print(
         f"llm-d sandbox: a simulated vLLM on a simulated {T4.name}; start-up times scaled by {scale}",
         flush=True,
     )
     due_s = time.monotonic()
-    for wait_s, level, where, message in phases(config):
+    for wait_s, level, where, message in phases(config, download):
         due_s += wait_s * scale
         await asyncio.sleep(max(due_s - time.monotonic(), 0))
         log(message, where, level)

@@ -1,7 +1,7 @@
 import pytest
 
 from llmd_sandbox.images.vllm.args import Config, parse
-from llmd_sandbox.images.vllm.logs import phases, start
+from llmd_sandbox.images.vllm.logs import Download, phases, start
 
 
 def config(*words: str) -> Config:
@@ -32,8 +32,30 @@ def test_a_t4_needs_about_three_minutes() -> None:
     assert 150 < sum(wait_s for wait_s, *_ in phases(config())) < 210
 
 
+def test_a_download_is_silent_and_takes_as_long_as_it_is_told() -> None:
+    usual, slow = list(phases(config())), list(phases(config(), Download(900)))
+    assert [line[2] for line in usual] == [line[2] for line in slow]
+    (fetched,) = [line for line in slow if line[2] == "weight_utils.py"]
+    assert fetched[0] == 900
+    assert fetched[3].endswith(" 900.000000 seconds")
+
+
+def test_a_download_that_is_shown_takes_no_longer() -> None:
+    silent, shown = list(phases(config(), Download(900))), list(phases(config(), Download(900, shown=True)))
+    assert sum(line[0] for line in shown) == pytest.approx(sum(line[0] for line in silent))
+    bars = [message for _, _, where, message in shown if not where]
+    assert bars[0].startswith("model.safetensors:   5%|          | 0.31G/6.18G [00:45<14:15, ")
+    assert bars[-1].startswith("model.safetensors: 100%|██████████| 6.18G/6.18G [15:00<00:00, 6.9MB/s]")
+
+
 async def test_a_start_says_that_it_is_simulated(capsys: pytest.CaptureFixture[str]) -> None:
     await start(config(), 0.0)
     first, *rest = capsys.readouterr().out.splitlines()
     assert "simulated vLLM" in first
     assert rest[0].startswith("(APIServer pid=1) INFO ")
+
+
+async def test_a_bar_prints_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    await start(config(), 0.0, Download(shown=True))
+    printed = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("model.safetensors: ") for line in printed) == 20

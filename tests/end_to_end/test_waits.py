@@ -1,0 +1,104 @@
+"""Waiting for a replica whose download takes longer than its phase may be without progress, with and without any.
+
+A download of 1200 s takes 24 s here. The tests share a sandbox; each starts Pattern 1's server anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from llmd_runbook.clients.kubernetes import DEPLOYMENTS, PODS
+from llmd_runbook.errors import DeadlineExceeded
+from llmd_runbook.profile import ProgressDeadlines
+from llmd_runbook.run import StageRun, begin
+from llmd_runbook.stages import site
+from llmd_runbook.stages.waiting import replicas
+from llmd_runbook.topology import Replica, condition
+from tests.end_to_end.bench import SERVERS1, Bench
+from tests.end_to_end.conftest import Sandbox
+
+pytestmark = pytest.mark.timeout(300)
+
+DOWNLOAD_S = "1200"
+LIMIT_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def bench(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in sandbox.environment.items():
+            patch.setenv(name, value)
+        yield Bench(sandbox, tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture
+def stage(bench: Bench) -> Iterator[StageRun]:
+    opened = begin("03_swap_patterns", str(bench.file), "new", output=bench.output)
+    yield opened
+    opened.abandon("Done", "only waited")
+
+
+def start_slowly(bench: Bench, selector: str, **variables: str) -> None:
+    """Pattern 1's server starts anew, by a rollout whose progress deadline is shorter than its download."""
+    bench.scaled(SERVERS1, 0)
+    bench.pods(selector, 0)
+    bench.kubectl("annotate", "node", "--all", "--overwrite", f"llmd-sandbox/download-s={DOWNLOAD_S}")
+    environment = [{"name": name, "value": value} for name, value in {"ROLLOUT": str(variables), **variables}.items()]
+    template = {"spec": {"containers": [{"name": "vllm", "env": environment}]}}
+    bench.kubectl(
+        "patch",
+        "deployment",
+        SERVERS1,
+        "-p",
+        json.dumps({"spec": {"replicas": 1, "progressDeadlineSeconds": 5, "template": template}}),
+    )
+    bench.pods(selector, 1)
+
+
+def waited(bench: Bench, stage: StageRun, servers: site.ModelServers) -> list[Replica]:
+    deadlines = ProgressDeadlines(download_s=LIMIT_S)
+    pattern = stage.profile.pattern1.model_copy(update={"progress_deadlines": deadlines})
+    with stage.step("wait") as step:
+        return replicas.wait_for(stage, bench.kube, pattern, servers, step)
+
+
+def servers_of(stage: StageRun) -> site.ModelServers:
+    return site.model_servers(site.driver(stage.profile, stage.profile.pattern1).render(), stage.profile)
+
+
+def test_a_download_that_advances_passes_though_kubernetes_calls_the_rollout_failed(
+    bench: Bench, stage: StageRun
+) -> None:
+    servers = servers_of(stage)
+    start_slowly(bench, servers.selector, TQDM_POSITION="-1")
+
+    def exceeded(items: list[dict[str, Any]]) -> bool:
+        status = next(item for item in items if item["metadata"]["name"] == SERVERS1).get("status", {})
+        return condition(status, "Progressing") == "False (ProgressDeadlineExceeded)"
+
+    bench.kube.wait(DEPLOYMENTS, exceeded, what="the deadline to pass", timeout_s=20, remedy="look", namespace="llm-d")
+    assert len(waited(bench, stage, servers)) == 1
+    (table,) = stage.finish().tables
+    ((_, phase, restarts, spent, event, line),) = table.rows
+    assert (phase, restarts) == ("ready", 0)
+    assert event
+    assert "download" in str(spent)
+    assert int(str(spent).split("download ")[1].split(" ")[0]) > LIMIT_S
+    assert str(line).startswith("log: ")
+
+
+def test_a_download_that_says_nothing_is_given_up_with_its_last_words(bench: Bench, stage: StageRun) -> None:
+    servers = servers_of(stage)
+    start_slowly(bench, servers.selector)
+    with pytest.raises(DeadlineExceeded) as caught:
+        waited(bench, stage, servers)
+    (pod,) = bench.kube.all(PODS, "llm-d", servers.selector)
+    assert f"pod {pod['metadata']['name']} showed no progress for 1" in caught.value.what
+    assert "in its phase download; 10 s are allowed" in caught.value.what
+    assert "Started: Started container vllm" in str(caught.value.reason)
+    assert "Starting to load model google/gemma-2b-it..." in str(caught.value.reason)
+    assert "pattern1.progress_deadlines.download_s" in str(caught.value.remedy)

@@ -1,0 +1,101 @@
+"""Pods of a model server on their way to Ready, as an API server has them, with their Events and logs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmd_runbook.clients.kubernetes import EVENTS, Object
+from llmd_runbook.errors import ApiError, ClusterError
+from tests.llmd_runbook.memory import Memory
+
+NAMESPACE = "llm-d"
+CONTAINER = "vllm"
+RUNNING = {"running": {"startedAt": "2026-11-28T05:01:00Z"}}
+CREATING = {"waiting": {"reason": "ContainerCreating"}}
+CRASHED = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container=vllm"}}
+
+STARTED = (
+    "(APIServer pid=1) INFO 11-28 05:01:14 [api_server.py:1839] vLLM API server version 0.11.2\n"
+    "(EngineCore_DP0 pid=66) INFO 11-28 05:01:40 [gpu_model_runner.py:2602] Starting to load model Qwen/Qwen2.5-3B...\n"
+)
+BAR = "\rmodel-00001-of-00002.safetensors: {part:3d}%|#         | 0.4G/3.97G [00:{clock:02d}<00:40, 80.1MB/s]"
+FETCHED = (
+    "(EngineCore_DP0 pid=66) INFO 11-28 05:03:01 [weight_utils.py:413] Time spent downloading weights for "
+    "Qwen/Qwen2.5-3B-Instruct: 81.213402 seconds\n"
+)
+SHARD = "Loading safetensors checkpoint shards: {part:3d}% Completed | 1/2 [00:05<00:05,  5.01s/it]\n"
+LOADED = (
+    "(EngineCore_DP0 pid=66) INFO 11-28 05:03:16 [default_loader.py:267] Loading weights took 15.06 seconds\n"
+    "(EngineCore_DP0 pid=66) INFO 11-28 05:03:17 [gpu_model_runner.py:2653] Model loading took 5.7916 GiB\n"
+)
+
+
+def pod(
+    name: str,
+    node: str = "node-1",
+    container: Object | None = None,
+    *,
+    ready: bool = False,
+    restarts: int = 0,
+    last: Object | None = None,
+    **status: Any,
+) -> Object:
+    """One with two containers, the second with the GPU; without a node it is Unschedulable."""
+    conditions: list[Object] = [{"type": "PodScheduled", "status": "True"}]
+    if not node:
+        why = {"reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}
+        conditions = [{"type": "PodScheduled", "status": "False", **why}]
+    conditions.append({"type": "Ready", "status": str(ready)})
+    server = {"name": CONTAINER, "ready": ready, "restartCount": restarts, "state": container, "lastState": last or {}}
+    side = {"name": "side", "ready": True, "restartCount": 0, "state": RUNNING}
+    return {
+        "metadata": {"name": name, "namespace": NAMESPACE, "uid": f"uid-{name}"},
+        "spec": {
+            "containers": [{"name": "side"}, {"name": CONTAINER, "resources": {"limits": {"nvidia.com/gpu": "1"}}}],
+            **({"nodeName": node} if node else {}),
+        },
+        "status": {
+            "phase": "Running" if container == RUNNING else "Pending",
+            "conditions": conditions,
+            **({"containerStatuses": [side, server]} if container else {}),
+            **status,
+        },
+    }
+
+
+class Talking(Memory):
+    """A cluster whose pods have Events and logs, either of which can be refused; it counts what is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: dict[str, str] = {}
+        self.refused: dict[str, ClusterError] = {}
+        self.reads: list[str] = []
+
+    def event(self, pod: str, when: str, reason: str, message: str, kind: str = "Normal") -> None:
+        """Put one in; `when` is a time of day."""
+        item = {
+            "metadata": {"name": f"{pod}.{len(self.objects)}", "namespace": NAMESPACE},
+            "involvedObject": {"kind": "Pod", "name": pod, "uid": f"uid-{pod}"},
+            "type": kind,
+            "reason": reason,
+            "message": message,
+            "lastTimestamp": f"2026-11-28T{when}Z",
+        }
+        self.add(EVENTS, item)
+
+    def all(self, resource: Any, namespace: str | None = None, selector: str = "", fields: str = "") -> list[Object]:
+        self.reads.append(resource.plural)
+        if resource.plural in self.refused:
+            raise self.refused[resource.plural]
+        return super().all(resource, namespace, selector)
+
+    def logs(self, pod: str, namespace: str, container: str, tail: int = 200) -> str:
+        self.reads.append(f"log of {pod}")
+        assert (namespace, container) == (NAMESPACE, CONTAINER)
+        if "log" in self.refused:
+            raise self.refused["log"]
+        if pod not in self.said:
+            raise ApiError("the Kubernetes API refused (400)", reason="container is waiting to start")
+        return self.said[pod]
