@@ -1,4 +1,4 @@
-"""Quotas and reservations from compute.googleapis.com v1: projects.get, regions.get, reservations.list. Changes nothing.
+"""Quotas and reservations from compute.googleapis.com v1: projects.get, regions.get, reservations.list; read only.
 
 `CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE`, as for gcloud, moves the endpoint, version included.
 """

@@ -17,9 +17,14 @@ HELD = "/compute/v1/projects/p/zones/us-central1-a/reservations"
 
 def reservation(name: str, **more: Any) -> dict[str, Any]:
     """https://cloud.google.com/compute/docs/reference/rest/v1/reservations"""
-    gpu = {"acceleratorType": "https://www.googleapis.com/compute/v1/projects/p/zones/z/acceleratorTypes/nvidia-tesla-t4"}
+    link = "https://www.googleapis.com/compute/v1/projects/p/zones/z/acceleratorTypes"
+    gpu = {"acceleratorType": f"{link}/nvidia-tesla-t4"}
     machine = {"machineType": "n1-standard-4", "guestAccelerators": [{**gpu, "acceleratorCount": 1}]}
-    return {"name": name, "specificReservation": {"count": "4", "inUseCount": "1", "instanceProperties": machine}, **more}
+    return {
+        "name": name,
+        "specificReservation": {"count": "4", "inUseCount": "1", "instanceProperties": machine},
+        **more,
+    }
 
 
 @pytest.fixture
