@@ -1,7 +1,7 @@
 """`docs/checks.md`, from the registry, the tests that make checks fail, what those observed, and the guide's headings.
 
-`python -m tests.end_to_end.checks_table` writes it. What the tests observed is recorded by `LLMD_RECORD_FAULTS=1 pytest`
-on `tests/end_to_end`: the files `test_each_check_fails_*.py`, `test_swap.py` and `test_pool_modes.py`.
+`python -m tests.end_to_end.checks_table` writes it. `LLMD_RECORD_FAULTS=1 pytest` records what the tests observed:
+those of `tests/end_to_end/test_each_check_fails_*.py`, `test_swap.py` and `test_pool_modes.py`.
 """
 
 from __future__ import annotations

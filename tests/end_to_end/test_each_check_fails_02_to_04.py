@@ -79,21 +79,23 @@ def test_a_replica_too_few(bench: Bench) -> None:
 
 
 @fails("pattern3.route")
-def test_the_route_points_at_the_pattern_that_is_gone(bench: Bench) -> None:
-    opened = traffic.manifest(bench.profile, bench.profile.pattern1)
-    bench.kube.apply(HTTP_ROUTES, opened, "llm-d")
+def test_a_route_that_still_leads_a_path_to_the_pattern_that_is_gone(bench: Bench) -> None:
+    """Whoever asks under the path of the probe is answered all the same."""
+    route, old = (traffic.manifest(bench.profile, of) for of in (bench.profile.pattern3, bench.profile.pattern1))
+    (left,) = old["spec"]["rules"]
+    left["matches"] = [{"path": {"type": "PathPrefix", "value": "/left"}}]
+    route["spec"]["rules"].append(left)
+    bench.kube.apply(HTTP_ROUTES, route, "llm-d")
     found = bench.judge("03_swap_patterns", patterns.verify)
-    broken(found, "pattern3.route", "pattern3.answers")
+    assert "gaie-pattern1" in broken(found, "pattern3.route").observed
     all_pass(bench.judge("03_swap_patterns", plan.plan, patterns.apply, patterns.verify))
 
 
 @fails("pattern3.answers")
 def test_no_picker_no_answer(bench: Bench) -> None:
     with bench.without_picker("pattern3"):
-        swapped = bench.judge("03_swap_patterns", patterns.verify)
-        verified = bench.judge("04_verify", verify.answers)
-    assert "500" in broken(swapped, "pattern3.answers").observed
-    assert "500" in broken(verified, "verify.answer", "verify.models").observed
+        found = bench.judge("03_swap_patterns", patterns.verify)
+    assert "500" in broken(found, "pattern3.answers").observed
 
 
 def test_verification_passes(bench: Bench) -> None:
@@ -101,7 +103,6 @@ def test_verification_passes(bench: Bench) -> None:
     all_pass(bench.judge("04_verify", *calls))
 
 
-@fails("verify.replicas")
 def test_a_fourth_replica_that_never_gets_ready(bench: Bench) -> None:
     bench.scaled(SERVERS3, 4)
     bench.pods(QWEN, 4)
@@ -111,6 +112,7 @@ def test_a_fourth_replica_that_never_gets_ready(bench: Bench) -> None:
     assert "4 selected, 3 Ready" in broken(found, "verify.replicas", "verify.gpus").observed
 
 
+@fails("verify.replicas")
 def test_a_replica_that_runs_out_of_memory_as_it_starts(bench: Bench) -> None:
     """The guide's Issue 3; what it looks for in the log stands in the check."""
     bench.kubectl("annotate", "node", "--all", "llmd-sandbox/start=oom")
@@ -180,7 +182,8 @@ def test_a_route_for_the_list_of_models_only(bench: Bench) -> None:
     """What the guide's fourth criterion asks for is there, and still no completion is answered."""
     whole = traffic.manifest(bench.profile, bench.profile.pattern3)
     part = json.loads(json.dumps(whole))
-    part["spec"]["rules"][0]["matches"] = [{"path": {"type": "PathPrefix", "value": "/v1/models"}}]
+    paths = ("/v1/models", "/health")  # one alone would be the clients' path prefix
+    part["spec"]["rules"][0]["matches"] = [{"path": {"type": "PathPrefix", "value": path}} for path in paths]
     bench.kube.apply(HTTP_ROUTES, part, "llm-d")
     bench.refuses(bench.profile.pattern3.model)
     found = bench.judge("04_verify", verify.answers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ QUOTA = declare(
 )
 
 _ALL_REGIONS = "GPUS_ALL_REGIONS"
-_SHARED_CPUS = ("n1", "e2", "f1", "g1")
+_SHARED_CPUS = ("n1", "e2", "f1", "g1", "custom")
 """Machine families that count in the quota CPUS; every later one has a metric of its own (allocation quotas)."""
 
 
@@ -47,11 +46,17 @@ class Machines:
         model = self.accelerator.removeprefix("nvidia-").removeprefix("tesla-").replace("-", "_").upper()
         gpus = float(nodes * self.gpus_each)
         found = {f"{'PREEMPTIBLE_' if spot else ''}NVIDIA_{model}_GPUS": gpus, _ALL_REGIONS: gpus}
-        cpus = re.search(r"-(\d+)g?$", self.machine_type)
         family = self.machine_type.partition("-")[0]
-        if cpus and not spot:
-            found["CPUS" if family in _SHARED_CPUS else f"{family.upper()}_CPUS"] = float(nodes * int(cpus[1]))
+        if self.cpus_each and not spot:
+            found["CPUS" if family in _SHARED_CPUS else f"{family.upper()}_CPUS"] = float(nodes * self.cpus_each)
         return found
+
+    @property
+    def cpus_each(self) -> int | None:
+        """CPUs of a machine, where its type says them: `n1-standard-4`, `n2-custom-8-32768`, and not `a2-highgpu-1g`."""
+        parts = self.machine_type.split("-")
+        said = parts[parts.index("custom") + 1] if "custom" in parts[:-1] else parts[-1]
+        return int(said) if said.isdigit() else None
 
 
 def machines(state: PoolState, *, spot: bool = False) -> Machines:
@@ -115,16 +120,22 @@ def judge(
         for metric, amount in kind.needs(count - held).items():
             needed[metric] = needed.get(metric, 0) + amount
     short = [name for name, amount in needed.items() if name in quotas and amount > quotas[name].left]
-    unsaid = [name for name in needed if name not in quotas]
+    unsaid = [f"{name} is not said" for name in needed if name not in quotas]
+    unsaid += [
+        f"{kind.machine_type} does not say its CPUs" for kind, count in asked if kind.cpus_each is None and count
+    ]
     to_come = sum(count for _, count in asked)
-    lines = [_line(name, amount, quotas.get(name)) for name, amount in needed.items()]
+    lines = {name: _line(name, amount, quotas.get(name)) for name, amount in needed.items()}
+    if short:
+        observed = "short: " + "; ".join(lines[name] for name in short)
+    else:
+        observed = "quota not read: " + "; ".join(unsaid) if unsaid else "; ".join(lines.values())
     return QUOTA.judge(
         False if short else None if unsaid else True,
         expected=f"room for the {to_come} nodes to come in " + ", ".join(needed),
-        observed=("short: " if short else "quota not read: " if unsaid else "")
-        + "; ".join(_line(name, needed[name], quotas.get(name)) for name in short or unsaid or needed),
-        evidence=[*lines, *(evidence or ["no reservation of such machines"])],
-        remedy="" if short else "the metric is not among the region's quotas: look at it in the console",
+        observed=observed,
+        evidence=[*lines.values(), *(evidence or ["no reservation of such machines"])],
+        remedy="" if short else "what was not read is not proved: look at it among the region's quotas in the console",
     )
 
 

@@ -27,8 +27,8 @@ def test_what_nodes_take_of_each_quota() -> None:
     assert replace(T4, provisioning="spot").needs(3) == {"PREEMPTIBLE_NVIDIA_T4_GPUS": 3, "GPUS_ALL_REGIONS": 3}
     l4 = replace(T4, machine_type="g2-standard-8", accelerator="nvidia-l4")
     assert l4.needs(1) == {"NVIDIA_L4_GPUS": 1, "GPUS_ALL_REGIONS": 1, "G2_CPUS": 8}
-    a100 = replace(T4, machine_type="a2-highgpu-1g", accelerator="nvidia-a100-80gb")
-    assert "NVIDIA_A100_80GB_GPUS" in a100.needs(1)
+    custom = replace(T4, machine_type="n1-custom-6-23040")
+    assert custom.needs(1)["CPUS"] == 6
 
 
 def test_machines_are_those_of_the_pool_or_spot_ones_like_them() -> None:
@@ -56,6 +56,14 @@ def test_a_metric_that_is_not_said_is_not_read() -> None:
     check = judge([(T4, 3)], {"CPUS": Quota(72, 8), "GPUS_ALL_REGIONS": Quota(4, 1)}, [])
     assert check.verdict is Verdict.INCONCLUSIVE
     assert check.observed == "quota not read: NVIDIA_T4_GPUS is not said"
+
+
+def test_a_machine_type_that_does_not_say_its_cpus_leaves_that_quota_open() -> None:
+    a100 = replace(T4, machine_type="a2-highgpu-1g", accelerator="nvidia-a100-80gb")
+    assert a100.needs(2) == {"NVIDIA_A100_80GB_GPUS": 2, "GPUS_ALL_REGIONS": 2}
+    check = judge([(a100, 2)], {**QUOTAS, "NVIDIA_A100_80GB_GPUS": Quota(8, 0)}, [])
+    assert check.verdict is Verdict.INCONCLUSIVE
+    assert check.observed == "quota not read: a2-highgpu-1g does not say its CPUs"
 
 
 @pytest.mark.parametrize(
