@@ -53,7 +53,7 @@ class Machines:
 
     @property
     def cpus_each(self) -> int | None:
-        """CPUs of a machine, where its type says them: `n1-standard-4`, `n2-custom-8-32768`, and not `a2-highgpu-1g`."""
+        """CPUs of a machine, where its type says them: `n1-standard-4`, `n2-custom-8-32768`; not `a2-highgpu-1g`."""
         parts = self.machine_type.split("-")
         said = parts[parts.index("custom") + 1] if "custom" in parts[:-1] else parts[-1]
         return int(said) if said.isdigit() else None
@@ -119,11 +119,10 @@ def judge(
         evidence += [f"reservation {item.name}: {item.free} machines free" for item in usable]
         for metric, amount in kind.needs(count - held).items():
             needed[metric] = needed.get(metric, 0) + amount
-    short = [name for name, amount in needed.items() if name in quotas and amount > quotas[name].left]
+    short = [name for name, amount in needed.items() if name in quotas and amount > max(0, quotas[name].left)]
     unsaid = [f"{name} is not said" for name in needed if name not in quotas]
-    unsaid += [
-        f"{kind.machine_type} does not say its CPUs" for kind, count in asked if kind.cpus_each is None and count
-    ]
+    untold = [kind.machine_type for kind, count in asked if count and kind.cpus_each is None]
+    unsaid += [f"{machine_type} does not say its CPUs" for machine_type in untold]
     to_come = sum(count for _, count in asked)
     lines = {name: _line(name, amount, quotas.get(name)) for name, amount in needed.items()}
     if short:

@@ -52,6 +52,12 @@ def test_a_quota_that_is_short_is_named_with_its_figures(metric: str) -> None:
     assert f"of {limit:g} in use" in check.observed
 
 
+def test_a_quota_that_was_lowered_below_its_use_is_not_short_of_nothing() -> None:
+    check = judge([(T4, 0)], {**QUOTAS, "NVIDIA_T4_GPUS": Quota(2, 3)}, [])
+    assert check.verdict is Verdict.PASS
+    assert "NVIDIA_T4_GPUS: 0 to come, 3 of 2 in use" in check.observed
+
+
 def test_a_metric_that_is_not_said_is_not_read() -> None:
     check = judge([(T4, 3)], {"CPUS": Quota(72, 8), "GPUS_ALL_REGIONS": Quota(4, 1)}, [])
     assert check.verdict is Verdict.INCONCLUSIVE
