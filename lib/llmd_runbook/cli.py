@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -192,7 +193,7 @@ def list_checks(as_json: Annotated[bool, typer.Option("--json", help="JSON lines
     specs = all_checks()
     if as_json:
         for spec in specs:
-            _json_line({"id": spec.id, "proves": spec.proves, "remedy": spec.remedy})
+            _json_line(asdict(spec))
         return
     _console().print(registry(specs))
 

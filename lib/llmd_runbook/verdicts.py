@@ -132,11 +132,15 @@ def overall(verdicts: Iterable[Verdict]) -> Verdict:
 
 @dataclass(frozen=True)
 class CheckSpec:
-    """A check as the registry knows it: what a pass proves, and what to do when it fails."""
+    """A check as the registry knows it: what a pass proves, and what to do when there is none.
+
+    `never_fails` is the reason why one can at worst be inconclusive, where that is so.
+    """
 
     id: str
     proves: str
     remedy: str
+    never_fails: str = ""
 
     def judge(
         self,
@@ -147,7 +151,13 @@ class CheckSpec:
         evidence: Iterable[str] = (),
         remedy: str = "",
     ) -> Check:
-        """The check with its verdict; `ok=None` is inconclusive. All texts are redacted."""
+        """The check with its verdict; `ok=None` is inconclusive. All texts are redacted.
+
+        Raises:
+            ValueError: a failure of a check that never fails.
+        """
+        if ok is False and self.never_fails:
+            raise ValueError(f"check {self.id!r} cannot fail: {self.never_fails}")
         verdict = Verdict.INCONCLUSIVE if ok is None else Verdict.PASS if ok else Verdict.FAIL
         return Check(
             id=self.id,
@@ -163,7 +173,7 @@ class CheckSpec:
 REGISTRY: dict[str, CheckSpec] = {}
 
 
-def declare(id: str, proves: str, remedy: str) -> CheckSpec:
+def declare(id: str, proves: str, remedy: str, *, never_fails: str = "") -> CheckSpec:
     """Enter a check into the registry.
 
     Raises:
@@ -171,5 +181,5 @@ def declare(id: str, proves: str, remedy: str) -> CheckSpec:
     """
     if id in REGISTRY:
         raise ValueError(f"check {id!r} is declared twice")
-    REGISTRY[id] = CheckSpec(id, proves, remedy)
+    REGISTRY[id] = CheckSpec(id, proves, remedy, never_fails)
     return REGISTRY[id]

@@ -1,20 +1,26 @@
-"""The sandbox of `test_each_check_fails.py`, its quick profile, and what the tests do to it."""
+"""The sandbox of `test_each_check_fails_*.py`, its quick profile, and what the tests do to it."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from llmd_runbook.clients.gke import GkePool
+from llmd_runbook.clients.inference import Inference
 from llmd_runbook.clients.kubernetes import DEPLOYMENTS, PODS, connect
+from llmd_runbook.errors import ClusterError
 from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT, Profile, load
 from llmd_runbook.run import StageRun, begin
 from llmd_runbook.stages.load import traffic
-from llmd_runbook.topology import endpoint
+from llmd_runbook.stages.pool import scale
+from llmd_runbook.stages.swap import patterns, plan
+from llmd_runbook.topology import endpoint, replica_view, trouble
 from llmd_runbook.verdicts import Check, Verdict
+from tests.end_to_end.cases import saw
 from tests.end_to_end.conftest import Sandbox
 from tests.guards import anything
 
@@ -105,6 +111,27 @@ class Bench:
             selector=selector,
         )
 
+    def names(self, selector: str) -> list[str]:
+        """The pods of a selector."""
+        return [pod["metadata"]["name"] for pod in self.kube.all(PODS, "llm-d", selector)]
+
+    def unready(self, selector: str) -> list[str]:
+        """Those that are not Ready."""
+        pods = self.kube.all(PODS, "llm-d", selector)
+        return [pod["metadata"]["name"] for pod in pods if not replica_view(pod).ready]
+
+    def pod_says(self, selector: str, word: str) -> None:
+        """Wait until a pod says why it is not Ready."""
+        self.kube.wait(
+            PODS,
+            lambda pods: any(word in trouble(pod) for pod in pods),
+            what=f"a pod that says {word}",
+            timeout_s=60,
+            remedy="look",
+            namespace="llm-d",
+            selector=selector,
+        )
+
     @contextmanager
     def without_picker(self, pattern: str) -> Iterator[None]:
         """The pool's endpoint picker is gone."""
@@ -176,15 +203,35 @@ class Bench:
         self.kubectl("patch", "deployment", PICKER3, "-p", json.dumps({"spec": spec}))
 
     @contextmanager
-    def picker_file(self, old: str, new: str, folder: Path) -> Iterator[None]:
+    def picker_file(self, old: str, new: str, folder: Path, *, restarts: bool = True) -> Iterator[None]:
         """Another text in the ConfigMap of Pattern 3's picker, which reads it when it starts, and not before."""
         before = self.saved("configmap", PICKER3)
         assert old in before
-        self.create(before.replace(old, new), folder)
         try:
+            if restarts:
+                self._configured(before.replace(old, new), folder)
+            else:
+                self.create(before.replace(old, new), folder)
             yield
         finally:
-            self.create(before, folder)
+            self._configured(before, folder)
+
+    def swapped(self) -> None:
+        """Pattern 3 in Pattern 1's place, from a sandbox that just came up."""
+        all_pass(self.judge("02_scale_pool", scale.plan, scale.apply, scale.verify))
+        all_pass(self.judge("03_swap_patterns", plan.plan, patterns.apply, patterns.verify))
+
+    def refuses(self, model: str) -> None:
+        """Wait until the gateway does not answer for a model."""
+        client = Inference(endpoint(self.kube, self.profile, self.profile.pattern3.gateway), 20)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                client.complete(model, "still there?", max_tokens=1)
+            except ClusterError:
+                return
+            time.sleep(0.2)  # a route has no event that says that Envoy follows it
+        raise AssertionError(f"{model} is still answered")
 
     def answers(self, model: str) -> None:
         """Wait until the gateway answers for a model."""
@@ -203,6 +250,7 @@ class Bench:
 
 def broken(found: dict[str, Check], name: str, *also: str, verdict: Verdict = Verdict.FAIL) -> Check:
     """The check that does not pass; every other one does, but for those that the same fault must reach too."""
+    saw(found.values(), name, *also)
     assert found[name].verdict is verdict, found[name]
     assert found[name].remedy
     assert found[name].observed

@@ -1,4 +1,8 @@
-"""`docs/checks.md`, from the registry and the tests that make checks fail; `python -m tests.end_to_end.checks_table`"""
+"""`docs/checks.md`, from the registry, the tests that make checks fail, what those observed, and the guide's headings.
+
+`python -m tests.end_to_end.checks_table` writes it. `LLMD_RECORD_FAULTS=1 pytest` records what the tests observed:
+those of `tests/end_to_end/test_each_check_fails_*.py`, `test_swap.py` and `test_pool_modes.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,51 +11,39 @@ from pathlib import Path
 
 from llmd_runbook.profile import PROJECT_ROOT
 from llmd_runbook.stages import all_checks
+from llmd_runbook.verdicts import CheckSpec
+from tests.end_to_end.cases import Observed, observed
+from tests.end_to_end.guide_sections import HEADINGS, SCRIPT, SECTIONS, Section
 
 FILE = PROJECT_ROOT / "docs" / "checks.md"
 _HEAD = """# Every check
 
-Written by `make docs` from `llmd-runbook checks` and from the tests that make each check fail on a sandbox.
+Written by `make docs` from `llmd-runbook checks`, from the tests that break a sandbox so that a check does not pass,
+and from what those tests observed: each run of them is compared with it. *Then* is the verdict of that check. *Beside
+it* are other checks that the same fault reached in the steps that the test ran; one that shows `pass` there can be
+reached and was not. A check that is at worst inconclusive says why.
 
-| check | a pass proves | the fault that fails it | test |
-|---|---|---|---|
+| check | a pass proves | the fault | then | beside it | test |
+|---|---|---|---|---|---|
 """
-
-_SECTIONS = """
+_GUIDE = """
 ## By section of the guide
 
-| section | stage | checks | tests in which they fail |
-|---|---|---|---|
-"""
+Every heading of the guide, in its order, with what holds it. The tests are those in which the checks do not pass, and
+more that run what the section describes.
 
-GUIDE = [
-    ("Prerequisites: existing infrastructure", "01", "pool.present pattern1.releases gateway.programmed token.secret"),
-    ("Prerequisites: tools", "01", "tools.versions"),
-    ("Pattern 3 vs Pattern 1: configuration differences", "01", "configuration.values configuration.branch"),
-    ("Step 1: review current state", "01", "pool.present pool.capacity pattern1.ready pattern1.route baseline.answers"),
-    ("Step 2: verify configuration files", "01", "configuration.renders configuration.branch configuration.values"),
-    ("Step 3, Option A: three GPUs", "02, 03", "pool.autoscaling pool.size pool.allocatable pool.grows spot.pool"),
-    ("Step 3, Option B: four GPUs, Pattern 2 stays", "02", "pool.size pattern2.before pattern2.after"),
-    ("Step 4: remove Pattern 1", "03", "pattern1.gone"),
-    ("Step 5: deploy Pattern 3", "03", "pattern3.ready pattern3.route gate.readiness"),
-    ("Step 6: monitor deployment", "03", "swap.losses swap.gap rollback.serves"),
-    ("Step 7: verify all replicas", "04", "verify.replicas verify.gpus"),
-    ("Step 8: get gateway endpoint", "03, 04", "pattern3.answers verify.models"),
-    ("Test 1: basic inference", "04", "verify.answer"),
-    ("Test 2: prefix-cache-aware routing", "05", "affinity.prefix affinity.cache_hits affinity.explained"),
-    ("Test 3: load balancing across replicas", "05", "affinity.spread affinity.counters"),
-    ("Test 4: throughput comparison", "06", "load.answers load.client throughput.gain"),
-    ("Test 5: intelligent routing verification", "04, 05", "verify.weights routing.config routing.config_loaded"),
-    ("Success criteria, quick verification", "04", "verify.replicas verify.models verify.answer verify.prefix_caching"),
-    ("Issue 1: pods stuck in Pending", "01, 02, 03", "pool.fits pool.capacity pool.allocatable pool.grows"),
-    ("Issue 2: model download fails", "01", "token.secret"),
-    ("Issue 3: vLLM crashes (OOM)", "03", "gate.readiness pattern3.ready"),
-    ("Issue 4: prefix caching not working", "04, 05", "verify.prefix_caching affinity.cache_hits routing.prompts"),
-    ("Issue 5: gateway cannot route", "01, 05", "pattern1.route routing.route routing.selector healthcheck.policy"),
-    ("Cleanup, Options 1 to 3", "07", "cleanup.pods cleanup.nodes cleanup.serves spot.removed pattern2.after"),
-    ("Operational insights: failure handling", "05", "failure.service_continues failure.recovers"),
-]
-"""Section of the guide, stages, and the checks that hold it; figures that the guide claims stand in the README."""
+| section | stage | checks | tests | the guide differs |
+|---|---|---|---|---|
+"""
+_SCRIPT = """
+## The guide's quick verification script
+
+`llmd-runbook run PROFILE --stages 04` is this runbook's form of it. None of the script's four parts is taken over as it
+is, for each can pass without proving what it says:
+
+| part | what it asks | what it is content with | check of stage 04 | test in which that does not pass |
+|---|---|---|---|---|
+"""
 
 
 def faults() -> dict[str, tuple[str, str]]:
@@ -66,24 +58,61 @@ def faults() -> dict[str, tuple[str, str]]:
     return found
 
 
+def headings() -> list[str]:
+    """The guide's own, in its order."""
+    return HEADINGS.read_text().splitlines()
+
+
+def exists(node_id: str) -> bool:
+    """Whether a test of that node id is there."""
+    path, _, name = node_id.partition("::")
+    file = PROJECT_ROOT / path
+    body = ast.parse(file.read_text()).body if file.is_file() else []
+    return name in {node.name for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
 def text() -> str:
     """The whole file.
 
     Raises:
-        KeyError: a check that no test makes fail.
+        KeyError: a check that no test makes fail, or of which no test observed anything; a heading without a row.
     """
-    cases = faults()
-    sections = [
-        f"| {section} | {stage} | {', '.join(f'`{name}`' for name in names.split())} | "
-        f"{', '.join(_tests(cases, names.split()))} |"
-        for section, stage, names in GUIDE
+    cases, seen = faults(), observed()
+    rows = [_row(spec, *cases[spec.id], seen) for spec in all_checks()]
+    guide = [_section(heading, SECTIONS[heading], cases) for heading in headings()]
+    script = [
+        f"| {part.part} | {part.asks} | {part.content_with} | `{part.check}` | {_link(cases[part.check][1])} |"
+        for part in SCRIPT
     ]
-    rows = [f"| `{spec.id}` | {spec.proves} | {cases[spec.id][0]} | `{cases[spec.id][1]}` |" for spec in all_checks()]
-    return _HEAD + "\n".join(rows) + "\n" + _SECTIONS + "\n".join(sections) + "\n"
+    return _HEAD + "\n".join(rows) + "\n" + _SCRIPT + "\n".join(script) + "\n" + _GUIDE + "\n".join(guide) + "\n"
 
 
-def _tests(cases: dict[str, tuple[str, str]], names: list[str]) -> list[str]:
-    return list(dict.fromkeys(f"`{cases[name][1].partition('::')[2]}`" for name in names))
+def verdicts(check: str, test: str, seen: Observed) -> list[str]:
+    """What a check said in the test that is to break it."""
+    return seen[test.partition("::")[2]][check]
+
+
+def _row(spec: CheckSpec, fault: str, test: str, seen: Observed) -> str:
+    others = {name: said for name, said in seen[test.partition("::")[2]].items() if name != spec.id}
+    then = " or ".join(verdicts(spec.id, test, seen))
+    then += f": {spec.never_fails}" if spec.never_fails else ""
+    beside = ", ".join(f"`{name}` {' or '.join(said)}" for name, said in sorted(others.items())) or "none"
+    return f"| `{spec.id}` | {spec.proves} | {fault} | {then} | {beside} | {_link(test)} |"
+
+
+def _section(heading: str, section: Section | str, cases: dict[str, tuple[str, str]]) -> str:
+    level, _, title = heading.partition(" ")
+    shown = title if len(level) > 2 else f"**{title}**"
+    if isinstance(section, str):
+        return f"| {shown} | | | | nothing to do: {section} |"
+    tests = dict.fromkeys([*section.tests, *(cases[name][1] for name in section.checks)])
+    names = ", ".join(f"`{name}`" for name in section.checks) or "none: a table"
+    return f"| {shown} | {section.stages} | {names} | {', '.join(map(_link, tests))} | {section.differs} |"
+
+
+def _link(node_id: str) -> str:
+    path, _, name = node_id.partition("::")
+    return f"[`{name}`](../{path})"
 
 
 def _named(node: ast.FunctionDef) -> list[str]:

@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from llmd_sandbox import processes
+
+if TYPE_CHECKING:
+    from tests.end_to_end.bench import Bench
 
 PROGRAMS = Path(sys.executable).parent
 
@@ -50,6 +54,18 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     """A sandbox with Pattern 1 serving; a file's `SANDBOX_OPTIONS` are words for `llmd-sandbox up`."""
     with running(tmp_path_factory.mktemp("state"), *getattr(request.module, "SANDBOX_OPTIONS", ())) as sandbox:
         yield sandbox
+
+
+@pytest.fixture(scope="module")
+def bench(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """The sandbox with its quick profile, in this process's environment."""
+    from tests.end_to_end.bench import Bench  # which imports this file
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in sandbox.environment.items():
+            patch.setenv(name, value)
+        yield Bench(sandbox, tmp_path_factory.mktemp("bench"))
+    assert os.environ.get("KUBECONFIG") != sandbox.kubeconfig
 
 
 @contextmanager

@@ -5,10 +5,8 @@ The tests build on each other in their order: Pattern 3 comes by the autoscaler,
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +26,6 @@ from llmd_runbook.verdicts import Verdict
 from tests.end_to_end.bench import SERVERS3, Bench, all_pass, broken
 from tests.end_to_end.callers import variant, with_values
 from tests.end_to_end.cases import fails
-from tests.end_to_end.conftest import Sandbox
 from tests.guards import anything
 
 IDLE_S = 4
@@ -37,15 +34,6 @@ pytestmark = pytest.mark.timeout(300)
 
 SCALE = (scale.plan, scale.apply, scale.verify)
 BACK = (cleanup_plan.plan, cleanup.apply, cleanup.verify)
-
-
-@pytest.fixture(scope="module")
-def bench(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in sandbox.environment.items():
-            patch.setenv(name, value)
-        yield Bench(sandbox, tmp_path_factory.mktemp("bench"))
-    assert os.environ.get("KUBECONFIG") != sandbox.kubeconfig
 
 
 def by_mode(bench: Bench, folder: Path, mode: str) -> Bench:

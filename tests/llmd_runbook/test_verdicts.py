@@ -60,6 +60,13 @@ def test_judged_statements_do_not_change() -> None:
         check.__setattr__("verdict", FAIL)
 
 
+def test_a_check_that_never_fails_cannot_be_made_to() -> None:
+    spec = CheckSpec("tiny.check", "that it is so", "mend it", never_fails="nothing would prove it")
+    assert spec.judge(None, expected="so", observed="not seen").verdict is Verdict.INCONCLUSIVE
+    with pytest.raises(ValueError, match="cannot fail: nothing would prove it"):
+        spec.judge(False, expected="so", observed="not so")
+
+
 def test_each_id_is_declared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "REGISTRY", {})
     spec = declare("a.b", "that", "do")

@@ -1,27 +1,29 @@
 """List prices from the Cloud Billing catalogue: cloudbilling.googleapis.com v1, services.list and services.skus.list.
 
 Credentials: Application Default Credentials. `CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDBILLING`, as for gcloud, moves the
-endpoint; plain http is accepted for loopback addresses only, and without credentials.
+endpoint.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-import requests
-from google.auth import exceptions as auth_exceptions
-
-from llmd_runbook.clients.loopback import is_loopback
-from llmd_runbook.errors import ApiError, Forbidden, NotFound, Unreachable, UsageError
+from llmd_runbook.clients.google_rest import Api, GoogleRest
+from llmd_runbook.errors import ApiError, NotFound
 from llmd_runbook.prices import Price, SkuPart
 
 ENDPOINT_VARIABLE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDBILLING"
 
-_SCOPES = ["https://www.googleapis.com/auth/cloud-billing.readonly"]
-_CALL_TIMEOUT_S = 60.0
+_API = Api(
+    name="the Cloud Billing catalogue",
+    endpoint="https://cloudbilling.googleapis.com/",
+    variable=ENDPOINT_VARIABLE,
+    scope="https://www.googleapis.com/auth/cloud-billing.readonly",
+    permission="enable the Cloud Billing API in the project that pays for your quota, name that project by "
+    "`gcloud auth application-default set-quota-project PROJECT`",
+)
 _PAGE = 5000
 _UNITS = {"usd_per_hour": "h", "usd_per_gib_month": "GiBy.mo"}
 _MEMORY_HOUR = "GiBy.h"
@@ -39,22 +41,7 @@ class Catalogue:
     """
 
     def __init__(self) -> None:
-        self._endpoint = os.environ.get(ENDPOINT_VARIABLE) or "https://cloudbilling.googleapis.com/"
-        parts = urlsplit(self._endpoint)
-        if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
-            raise UsageError(
-                f"{ENDPOINT_VARIABLE} is not an address",
-                where=f"environment variable {ENDPOINT_VARIABLE}",
-                remedy="give scheme and host, as in https://cloudbilling.googleapis.com/, or unset it",
-            )
-        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-            raise UsageError(
-                f"{ENDPOINT_VARIABLE} is plain http to {parts.hostname}, which is not this machine",
-                where=f"environment variable {ENDPOINT_VARIABLE}",
-                reason="credentials must not travel unencrypted",
-                remedy="use https, or a loopback address",
-            )
-        self._session = requests.Session() if parts.scheme == "http" else _authorized()
+        self._api = GoogleRest(_API)
         self._skus: dict[str, list[Json]] = {}
         self._services: dict[str, str] = {}
 
@@ -62,7 +49,7 @@ class Catalogue:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._session.close()
+        self._api.close()
 
     def usd(self, price: Price) -> float:
         """What a price is now: the sum of its SKUs, in the price's own unit.
@@ -83,11 +70,11 @@ class Catalogue:
             try:
                 self._services = {one["displayName"]: one["name"] for one in found}
             except (LookupError, TypeError) as error:
-                raise _nonsense(self._endpoint, error) from None
+                raise _API.nonsense(self._api.endpoint, error) from None
         if display_name not in self._services:
             raise NotFound(
                 f"the catalogue has no service {display_name!r}",
-                where=self._endpoint,
+                where=self._api.endpoint,
                 remedy="correct sku.service in the price file: it is the service's display name",
             )
         if display_name not in self._skus:
@@ -98,55 +85,14 @@ class Catalogue:
     def _pages(self, path: str, key: str, **query: str) -> Iterator[Json]:
         token = ""
         while True:
-            page = self._get(path, {**query, "pageSize": str(_PAGE), **({"pageToken": token} if token else {})})
+            page = self._api.get(path, {**query, "pageSize": str(_PAGE), **({"pageToken": token} if token else {})})
             try:
                 yield from page.get(key, [])
                 token = page.get("nextPageToken", "")
             except (AttributeError, TypeError) as error:
-                raise _nonsense(self._endpoint, error) from None
+                raise _API.nonsense(self._api.endpoint, error) from None
             if not token:
                 return
-
-    def _get(self, path: str, query: dict[str, str]) -> Any:
-        url = f"{self._endpoint.rstrip('/')}/{path}"
-        what = "cannot read the Cloud Billing catalogue"
-        try:
-            answer = self._session.get(url, params=query, timeout=_CALL_TIMEOUT_S)
-        except (requests.RequestException, auth_exceptions.TransportError) as error:
-            raise Unreachable(
-                what, where=url, reason=str(error), remedy=f"check the network and {ENDPOINT_VARIABLE}"
-            ) from None
-        except auth_exceptions.GoogleAuthError as error:
-            raise Forbidden(what, where=url, reason=str(error), remedy=_LOGIN) from None
-        if answer.status_code in (401, 403):
-            raise Forbidden(what, where=url, reason=_words(answer), remedy=_PERMISSION)
-        if answer.status_code != 200:
-            raise ApiError(
-                f"{what} ({answer.status_code})", where=url, reason=_words(answer), remedy="act on the server's reason"
-            )
-        try:
-            return answer.json()
-        except ValueError as error:
-            raise _nonsense(url, error) from None
-
-
-_LOGIN = "run `gcloud auth application-default login`"
-_PERMISSION = (
-    "enable the Cloud Billing API in the project that pays for your quota, name that project by "
-    f"`gcloud auth application-default set-quota-project PROJECT`, or as somebody else: {_LOGIN}"
-)
-
-
-def _authorized() -> requests.Session:
-    import google.auth
-    from google.auth.transport.requests import AuthorizedSession
-
-    try:
-        credentials, _ = google.auth.default(scopes=_SCOPES)
-    except auth_exceptions.DefaultCredentialsError as error:
-        raise Forbidden("no Google credentials were found", reason=str(error), remedy=_LOGIN) from None
-    session: requests.Session = AuthorizedSession(credentials)
-    return session
 
 
 def _only(skus: list[Json], part: SkuPart, price: Price) -> Json:
@@ -184,7 +130,7 @@ def _rate(sku: Json, price: Price) -> float:
         usd: list[float] = [int(rate.get("units", 0)) + rate.get("nanos", 0) / 1e9 for rate in rates]
         currencies = {rate["currencyCode"] for rate in rates}
     except (LookupError, TypeError, ValueError) as error:
-        raise _nonsense(where, error) from None
+        raise _API.nonsense(where, error) from None
     fits = unit == _UNITS[price.unit] or (price.unit == "usd_per_hour" and unit == _MEMORY_HOUR)
     if not fits or currencies != {"USD"}:
         raise ApiError(
@@ -197,19 +143,3 @@ def _rate(sku: Json, price: Price) -> float:
     if not paid:
         raise ApiError("the SKU is free", where=where, remedy="correct sku in the price file")
     return paid[0]
-
-
-def _words(answer: requests.Response) -> str:
-    try:
-        return str(answer.json()["error"]["message"])
-    except (LookupError, TypeError, ValueError):
-        return f"{answer.status_code} {answer.reason}"
-
-
-def _nonsense(where: str, error: Exception) -> ApiError:
-    return ApiError(
-        "the Cloud Billing catalogue answered nonsense",
-        where=where,
-        reason=f"{type(error).__name__}: {error}",
-        remedy="check what serves that address",
-    )

@@ -80,13 +80,14 @@ def summary(run: Run, folder: Path) -> RenderableType:
 
 
 def registry(specs: Sequence[CheckSpec]) -> Table:
-    """Every check with what a pass proves and the remedy."""
+    """Every check with what a pass proves and the remedy; and why one never fails, where that is so."""
     table = Table(show_lines=True)
     table.add_column("check", no_wrap=True)
     table.add_column("a pass proves", ratio=1)
-    table.add_column("when it fails", ratio=1)
+    table.add_column("when it does not pass", ratio=1)
     for spec in specs:
-        table.add_row(spec.id, Text(spec.proves), Text(spec.remedy))
+        never = f"\n\nAt worst inconclusive: {spec.never_fails}" if spec.never_fails else ""
+        table.add_row(spec.id, Text(spec.proves + never), Text(spec.remedy))
     return table
 
 

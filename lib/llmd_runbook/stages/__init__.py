@@ -9,6 +9,7 @@ from llmd_runbook.verdicts import REGISTRY, CheckSpec
 MODULES = (
     "review.configuration",
     "review.state",
+    "review.quota",
     "review.capacity",
     "review.surroundings",
     "review.permissions",

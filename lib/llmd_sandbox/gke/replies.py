@@ -1,4 +1,6 @@
-"""State as the JSON of container.googleapis.com v1: clusters, node pools, operations, errors."""
+"""State as the JSON of container.googleapis.com v1: clusters, node pools, operations, errors; and the two resources of
+compute.googleapis.com v1 that hold quotas.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +25,8 @@ Json = dict[str, Any]
 _SERVICE = "https://container.googleapis.com/v1"
 _COMPUTE = "https://www.googleapis.com/compute/v1"
 _CLUSTER_LINK = f"{_SERVICE}/projects/{PROJECT}/zones/{LOCATION}/clusters/{CLUSTER}"
+_CPUS = 72.0
+"""CPUs that a region gives a new project."""
 _HTTP_STATUS = {
     "INVALID_ARGUMENT": 400,
     "FAILED_PRECONDITION": 400,
@@ -150,3 +154,24 @@ def operation(op: Operation) -> Json:
         reply["statusMessage"] = op.error_message
         reply["error"] = {"code": op.error_code, "message": op.error_message}
     return reply
+
+
+def project(state: State) -> Json:
+    """A compute Project with the quota that counts over all regions."""
+    return {"kind": "compute#project", "name": PROJECT, "quotas": [_quota("GPUS_ALL_REGIONS", state.gpu_quota, state)]}
+
+
+def region(state: State) -> Json:
+    """A compute Region; on demand and spot share the sandbox's one GPU quota."""
+    gpus = [_quota(f"{kind}NVIDIA_T4_GPUS", state.gpu_quota, state) for kind in ("", "PREEMPTIBLE_")]
+    cpus = {"metric": "CPUS", "limit": _CPUS, "usage": sum(map(_cpus, state.pools))}
+    return {"kind": "compute#region", "name": LOCATION.rsplit("-", 1)[0], "status": "UP", "quotas": [*gpus, cpus]}
+
+
+def _quota(metric: str, limit: int, state: State) -> Json:
+    used = sum(pool.target_size * pool.accelerator_count for pool in state.pools)
+    return {"metric": metric, "limit": float(limit), "usage": float(used)}
+
+
+def _cpus(pool: Pool) -> float:
+    return float(pool.target_size * int(pool.machine_type.rsplit("-", 1)[1]))

@@ -35,6 +35,7 @@ _LOCATION = "/v1/projects/{project}/{scope:str}/{location}"
 _CLUSTER = _LOCATION + "/clusters/{cluster}"
 _POOL = _CLUSTER + "/nodePools/{pool}"
 _OPERATION = _LOCATION + "/operations/{operation}"
+_COMPUTE = "/compute/v1/projects/{project}"
 
 
 class GkeServer:
@@ -95,6 +96,9 @@ class GkeServer:
                 Route(_POOL, self._delete_pool, methods=["DELETE"]),
                 Route(_LOCATION + "/operations", self._list_operations, methods=get),
                 Route(_OPERATION, self._get_operation, methods=get),
+                Route(_COMPUTE, self._get_project, methods=get),
+                Route(_COMPUTE + "/regions/{location}", self._get_region, methods=get),
+                Route(_COMPUTE + "/zones/{location}/reservations", self._list_reservations, methods=get),
                 Route("/faults", self._set_faults, methods=["PUT"]),
             ],
             exception_handlers={GoogleError: _refuse, HTTPException: _no_such_method},
@@ -180,6 +184,21 @@ class GkeServer:
         self._operations.cancel(self._operation(request))
         return JSONResponse({})
 
+    async def _get_project(self, request: Request) -> Response:
+        _require_project(request, "compute.projects.get")
+        return JSONResponse(replies.project(self._state))
+
+    async def _get_region(self, request: Request) -> Response:
+        _require_project(request, "compute.regions.get")
+        if request.path_params["location"] != LOCATION.rsplit("-", 1)[0]:
+            raise GoogleError("NOT_FOUND", f"The resource '{request.url.path}' was not found")
+        return JSONResponse(replies.region(self._state))
+
+    async def _list_reservations(self, request: Request) -> Response:
+        """None: a sandbox reserves nothing, and the API leaves an empty list out."""
+        _require_project(request, "compute.reservations.list")
+        return JSONResponse({"kind": "compute#reservationList"})
+
     async def _set_faults(self, request: Request) -> Response:
         """How many GPUs the zone can give and the project may have: no method of GKE's, but the door for faults."""
         wanted = await _body(request)
@@ -234,6 +253,13 @@ class _Server(uvicorn.Server):
         """Listen, then say so."""
         await super().startup(sockets)
         self._ready.set()
+
+
+def _require_project(request: Request, permission: str) -> None:
+    """Compute Engine's way to refuse another project."""
+    project = request.path_params["project"]
+    if project != PROJECT:
+        raise GoogleError("PERMISSION_DENIED", f"Required '{permission}' permission for 'projects/{project}'")
 
 
 def _in_project(request: Request, permission: str) -> bool:

@@ -12,11 +12,12 @@ from llmd_sandbox.site import Site
 
 
 def variables(site: Site) -> dict[str, str]:
-    """KUBECONFIG, the GKE API's address and the sandbox's name."""
+    """KUBECONFIG, the addresses of GKE's and Compute Engine's APIs, and the sandbox's name."""
     host, port = site.gke
     return {
         "KUBECONFIG": str(site.kubeconfig),
         "CLOUDSDK_API_ENDPOINT_OVERRIDES_CONTAINER": f"http://{host}:{port}/",
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE": f"http://{host}:{port}/compute/v1/",
         "LLMD_SANDBOX_NAME": site.name,
     }
 

@@ -289,6 +289,20 @@ async def test_a_zero_left_out_of_the_json_is_a_zero(gke: Gke) -> None:
     assert gke.api.gpu_nodes() == []
 
 
+async def test_quotas_as_compute_engine_says_them(gke: Gke) -> None:
+    await gke.call("PUT", "/faults", {"gpu_quota": 3})
+    project = "/compute/v1/projects/sandbox-project"
+    _, everywhere = await gke.call("GET", project)
+    assert everywhere["quotas"] == [{"metric": "GPUS_ALL_REGIONS", "limit": 3.0, "usage": 1.0}]
+    _, region = await gke.call("GET", f"{project}/regions/us-central1")
+    assert {"metric": "NVIDIA_T4_GPUS", "limit": 3.0, "usage": 1.0} in region["quotas"]
+    assert {"metric": "CPUS", "limit": 72.0, "usage": 8.0} in region["quotas"]
+    _, held = await gke.call("GET", f"{project}/zones/us-central1-a/reservations")
+    assert "items" not in held
+    assert (await gke.call("GET", f"{project}/regions/elsewhere"))[0] == 404
+    assert (await gke.call("GET", "/compute/v1/projects/other"))[0] == 403
+
+
 async def test_only_one_operation_at_a_time(gke: Gke) -> None:
     running = await gke.resize(2)
     status, answer = await gke.call("POST", POOL + ":setAutoscaling", {"autoscaling": {}})

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kubernetes.utils.quantity import parse_quantity
 
 from llmd_runbook.clients.gke import PoolState
 from llmd_runbook.clients.kubernetes import NODES, Kubernetes, Object
 from llmd_runbook.errors import Forbidden, NotFound, UsageError
-from llmd_runbook.profile import Pool, Profile
+from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown
 from llmd_runbook.stages import site
 from llmd_runbook.stages.planning.facts import target_nodes
 from llmd_runbook.stages.pool.target import PoolTarget, pool_target
+from llmd_runbook.stages.review import quota
 from llmd_runbook.stages.review.configuration import rendered_pattern
 from llmd_runbook.stages.review.settings import ServerSettings, cannot_hold
 from llmd_runbook.topology import GPU, NODE_POOL_LABEL, ZONE_LABEL, GpuNode, node_view
@@ -69,10 +70,7 @@ def capacity(stage: StageRun) -> Shown:
         wanted = max(target.needed, target.then) if profile.pool.mode == "resize" else target.needed
     stage.check(judge_capacity(state, trouble or refused, live=len(nodes), wanted=wanted))
     stage.check(judge_fit(servers, nodes))
-    stage.note("Quota and reservations", quota_note(profile.pool, state, max(0, wanted - len(nodes))))
-    if profile.pool.spot and state:
-        spot = quota_note(profile.pool, replace(state, provisioning="spot"), profile.pattern3.replicas)
-        stage.note(f"Spot pool {profile.pool.spot}", spot)
+    quota.check(stage, profile.pool, state, live=len(nodes), wanted=wanted, spot=_spot_to_come(profile, kube))
     zones = Counter(node.zone for node in nodes)
     places = sorted({*zones, *(state.locations if state else ())})
     if len(places) > 1:
@@ -86,6 +84,14 @@ def capacity(stage: StageRun) -> Shown:
     ]
     rows.append(["asked for", wanted, wanted * (state.accelerator_count if state else 1)])
     return stage.table(Table(title="Live size of the GPU pool", columns=["zone", "nodes", "GPUs"], rows=rows))
+
+
+def _spot_to_come(profile: Profile, kube: Kubernetes) -> int:
+    """Nodes of Pattern 3's spot pool, where the profile names one, that are not there yet."""
+    if not profile.pool.spot:
+        return 0
+    live = kube.all(NODES, selector=f"{NODE_POOL_LABEL}={profile.pool.spot}")
+    return max(0, profile.pattern3.replicas - len(live))
 
 
 def _target(
@@ -146,17 +152,4 @@ def judge_fit(servers: ServerSettings | None, nodes: Sequence[NodeGives]) -> Che
         expected=expected,
         observed=f"{len(fits)} of {len(nodes)} nodes can hold one",
         evidence=[f"{name}: {', '.join(wrong) or 'enough'}" for name, wrong in short.items()],
-    )
-
-
-def quota_note(pool: Pool, state: PoolState | None, to_come: int) -> str:
-    """What the GKE API does not show, and where it stands."""
-    region = pool.location.rsplit("-", 1)[0] if pool.location.count("-") > 1 else pool.location
-    metric = f"{pool.accelerator.removeprefix('nvidia-').removeprefix('tesla-').upper()}_GPUS"
-    kind = "PREEMPTIBLE_NVIDIA_" if state and state.provisioning in ("spot", "preemptible") else "NVIDIA_"
-    return (
-        f"{to_come} GPUs are to come. Whether quota and stock suffice is Compute Engine's to say, not the GKE API's: "
-        f"`gcloud compute regions describe {region} --project {pool.project}` (quotas {kind}{metric} and CPUS), "
-        f"`gcloud compute reservations list --project {pool.project}`. A stock-out shows only when the nodes are asked "
-        "for."
     )

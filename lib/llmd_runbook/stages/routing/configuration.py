@@ -26,6 +26,8 @@ CHECKS = {
         "routing.config_loaded",
         "the picker started after its configuration was last changed, so that it runs with what is read here",
         "restart the picker if its configuration was changed since; its prefix index starts empty then",
+        never_fails="a later change may have been one of labels, and what runs cannot be read back; that the picker "
+        "decides by another configuration fails affinity.explained",
     ),
     "kv_metric": declare(
         "routing.kv_metric",
@@ -46,6 +48,7 @@ CHECKS = {
         "routing.log_level",
         "the picker logs every score and choice, so that each decision can be shown from its own log",
         "set the flag v of the InferencePool's release to 4; the restart empties the picker's prefix index",
+        never_fails="a picker that logs less routes as well as any; only the evidence is missing",
     ),
     "single_picker": declare(
         "routing.single_picker",

@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 
 from llmd_runbook.clients.gke import Bounds, PoolState
-from llmd_runbook.stages.review.capacity import NodeGives, judge_capacity, judge_fit, node_gives, quota_note
+from llmd_runbook.stages.review.capacity import NodeGives, judge_capacity, judge_fit, node_gives
 from llmd_runbook.stages.review.settings import server_settings
 from llmd_runbook.verdicts import Verdict
-from tests.llmd_runbook.conftest import Bench
 from tests.llmd_runbook.stages.rendered import servers
 
 POOL = PoolState(
@@ -84,14 +83,3 @@ def test_a_node_gives_what_its_kubelet_offers() -> None:
     node = {"metadata": {"name": "n", "labels": labels}, "status": {"allocatable": offered}}
     assert node_gives(node) == NodeGives("n", "us-central1-a", 1, 3.92, 12 * 2**30)
     assert node_gives({"metadata": {"name": "new"}}) == NodeGives("new", "(no zone)", 0, 0, 0)
-
-
-def test_the_note_says_where_quota_stands(bench: Bench) -> None:
-    pool = bench.profile.pool.model_copy(update={"accelerator": "nvidia-tesla-t4", "location": "us-central1-a"})
-    said = quota_note(pool, POOL, 2)
-    assert "2 GPUs are to come" in said
-    assert "describe us-central1 --project p" in said
-    assert "quotas NVIDIA_T4_GPUS" in said
-    assert "PREEMPTIBLE_NVIDIA_T4_GPUS" in quota_note(pool, replace(POOL, provisioning="spot"), 2)
-    regional = pool.model_copy(update={"location": "us-central1"})
-    assert "describe us-central1 " in quota_note(regional, None, 0)
