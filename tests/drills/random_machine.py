@@ -93,6 +93,11 @@ class RandomMachine(RuleBasedStateMachine):
         self.world.helm.hang = True
         self._attempt(stage)
 
+    @rule(stage=st.sampled_from([SWAP, CLEANUP]))
+    def a_helm_that_waits_in_vain(self, stage: str) -> None:
+        self.world.helm.waits = True
+        self._attempt(stage)
+
     @rule(stage=st.sampled_from([SCALE, CLEANUP]))
     def an_operation_of_somebody_else(self, stage: str) -> None:
         self.world.gke.begin_elsewhere()
@@ -171,7 +176,7 @@ class RandomMachine(RuleBasedStateMachine):
         """Whether the next attempt must finish, whatever earlier ones left behind and whatever operation runs."""
         world = self.world
         to_come = world.calls.plan or world.calls.on_read or world.once_moving
-        if self.disturbed or self._sick or world.helm.hang or to_come:
+        if self.disturbed or self._sick or world.helm.hang or world.helm.waits or to_come:
             return False
         needed = world.profile.pool.nodes
         if world.profile.swap.strategy == "surge":
@@ -196,7 +201,7 @@ class RandomMachine(RuleBasedStateMachine):
         self.world.calls.on_read.clear()
         self.world.cluster.mend()
         self.world.gke.stock = self.world.gke.quota = 8
-        self.world.helm.hang = False
+        self.world.helm.hang = self.world.helm.waits = False
         self.world.clock.pass_s(900.0)
         self.disturbed = self._broken = self._sick = False
         for stage in (SCALE, SWAP):
