@@ -54,7 +54,7 @@ kind: Deployment
 metadata:
   name: {{ .Release.Name }}
 spec:
-  progressDeadlineSeconds: 1
+  progressDeadlineSeconds: {{ .Values.never | int }}
   selector: {matchLabels: {app: {{ .Release.Name }}}}
   template:
     metadata: {labels: {app: {{ .Release.Name }}}}
@@ -123,7 +123,7 @@ class Case:
         try:
             deadline = time.monotonic() + 60
             while not self.status().get("one", "").startswith("pending") or (values and not self.deployment()):
-                assert started.poll() is None, "helm ended although its hook cannot"
+                assert started.poll() is None, "helm ended although what it waits for cannot come"
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
         finally:
@@ -200,11 +200,11 @@ def test_what_a_killed_helm_left_can_be_removed(case: Case, monkeypatch: pytest.
 
 def test_helms_own_time_out_is_told_apart_and_its_record_settled(case: Case) -> None:
     """Also where the Deployment's progress deadline has passed, which ends the wait of helm 4."""
-    argv = case.argv("upgrade", "--install", "--wait", "--timeout", "5s", greeting="hello", never=True)
+    argv = case.argv("upgrade", "--install", "--wait", "--timeout", "5s", greeting="hello", never=1)
     with pytest.raises(ToolCutShort):
         process.run(argv, timeout_s=60, guard=anything)
     assert case.status() == {"one": "failed"}
-    settled(case, "hello")
+    settled(case, greeting="hello", never=1)
 
 
 def test_a_hook_that_times_out_is_cut_short_too(case: Case) -> None:
@@ -219,16 +219,16 @@ def test_what_is_there_though_helm_was_killed_is_settled_without_touching_it(cas
     if state == "pending-upgrade":
         case.driver().apply(quiet)
     words = ("install", "--wait") if state == "pending-install" else ("upgrade", "--wait")
-    assert case.kill_during(*words, never=True) == state
-    settled(case, "killed")
+    assert case.kill_during(*words, never=600) == state
+    settled(case, greeting="killed", never=600)
 
 
-def settled(case: Case, greeting: str) -> None:
+def settled(case: Case, **values: object) -> None:
     """Helm's record can be settled; nothing is made anew by it, and the next `apply` finds everything as wanted."""
     before = case.deployment()
     assert before
     case.driver().settle(["one"], quiet)
     assert case.status()["one"] == "deployed"
-    assert case.greeting("one") == greeting
-    assert case.driver(greeting=greeting, never=True).apply(quiet)[0] == Outcome("one", "ok")
+    assert case.greeting("one") == values["greeting"]
+    assert case.driver(**values).apply(quiet)[0] == Outcome("one", "ok")
     assert case.deployment() == before

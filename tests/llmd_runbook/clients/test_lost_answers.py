@@ -25,7 +25,7 @@ def managed(*managers: str) -> Object:
 
 
 ROUTE = {"metadata": {"name": "a"}, "spec": {"rules": [{"backendRefs": [{"name": "three"}]}]}}
-OPERATIONS = [
+OPERATIONS: list[Object] = [
     {"op": "test", "path": "/metadata/uid", "value": "uid-a"},
     {"op": "add", "path": "/metadata/annotations", "value": {"ours": "1"}},
     {"op": "add", "path": "/spec/containers/0/args", "value": ["-v", "4"]},
