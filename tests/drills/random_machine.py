@@ -26,7 +26,7 @@ STAGES = st.sampled_from([SCALE, SWAP, SWAP, CLEANUP])
 AT = st.one_of(st.integers(1, 4), st.integers(1, 24))
 """Which of an attempt's changing calls; the first few are all that stage 02 has."""
 READ = st.one_of(st.integers(1, 60), st.integers(60, 240))
-"""Which of an attempt's reading calls: a swap has 90 to 237, and moves the route after 68 to 116 of them."""
+"""Which of an attempt's reading calls: a swap has 106 to 253, and moves the route after 84 to 132 of them."""
 APPS = st.sampled_from([f"ms-{pattern}" for pattern in REPLICAS])
 
 
