@@ -760,4 +760,5 @@ def test_nothing_leads_to_pattern_1(bench: Bench, tmp_path: Path) -> None:
 def test_every_check_has_a_case() -> None:
     import_module("tests.end_to_end.test_swap")  # it has the cases of the swap
     import_module("tests.end_to_end.test_pool_modes")  # and that one those of an autoscaler
+    import_module("tests.end_to_end.test_replica_scaling")  # and that one those of the number of replicas
     assert sorted(COVERED) == sorted(spec.id for spec in all_checks())

@@ -67,6 +67,7 @@ SERVICES = Resource("v1", "services")
 CONFIG_MAPS = Resource("v1", "configmaps")
 EVENTS = Resource("v1", "events")
 DEPLOYMENTS = Resource("apps/v1", "deployments")
+AUTOSCALERS = Resource("autoscaling/v2", "horizontalpodautoscalers")
 LEASES = Resource("coordination.k8s.io/v1", "leases")
 _ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 GATEWAYS = Resource("gateway.networking.k8s.io/v1", "gateways")
@@ -140,12 +141,13 @@ class Kubernetes:
         )
 
     def scale(self, deployment: str, namespace: str, replicas: int) -> None:
-        """Set a Deployment's replicas through its scale subresource."""
+        """Set a Deployment's replicas through its scale subresource, under our own name as field manager."""
         self._call(
             "PATCH",
             DEPLOYMENTS.path(namespace, deployment, "scale"),
             body={"spec": {"replicas": replicas}},
             content_type="application/merge-patch+json",
+            query={"fieldManager": _FIELD_MANAGER},
         )
 
     def patch(self, resource: Resource, name: str, namespace: str, operations: list[Object]) -> Object:
@@ -159,12 +161,15 @@ class Kubernetes:
         )
 
     def disown(self, resource: Resource, item: Object, namespace: str) -> None:
-        """Give up the fields that `patch` made ours: who applies them next (helm 4) would meet a conflict."""
-        managers = [entry.get("manager") for entry in item["metadata"].get("managedFields", [])]
-        if _FIELD_MANAGER in managers:
-            path = f"/metadata/managedFields/{managers.index(_FIELD_MANAGER)}"
-            same: Object = {"op": "test", "path": f"{path}/manager", "value": _FIELD_MANAGER}
-            self.patch(resource, item["metadata"]["name"], namespace, [same, {"op": "remove", "path": path}])
+        """Give up the fields that `patch` and `scale` made ours: helm 4 would meet a conflict when it applies them."""
+        operations: list[Object] = []
+        for index, entry in reversed([*enumerate(item["metadata"].get("managedFields", []))]):
+            if entry.get("manager") == _FIELD_MANAGER:
+                path = f"/metadata/managedFields/{index}"
+                same: Object = {"op": "test", "path": f"{path}/manager", "value": _FIELD_MANAGER}
+                operations += [same, {"op": "remove", "path": path}]
+        if operations:
+            self.patch(resource, item["metadata"]["name"], namespace, operations)
 
     def delete(self, resource: Resource, name: str, namespace: str, *, uid: str, grace_s: int) -> None:
         """Delete exactly the object with that UID, with that grace period (s); a `Conflict` where it is another."""
