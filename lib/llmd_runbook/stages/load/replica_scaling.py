@@ -79,9 +79,10 @@ def planned_part(kube: Kubernetes, profile: Profile) -> Part:
     servers, sizes = _servers(profile), _sizes(profile)
     live = _live(kube, profile, servers)
     where, now, back = f"{profile.namespace}/{servers.name}", _asked_for(live), servers.replicas
-    if short := _too_few_gpus(kube, profile, live, servers):
+    fits, arithmetic = _gpus(kube, profile, live, servers)
+    if not fits:
         same = Change(f"replicas of {where}", str(now), str(now))
-        return Part(NAME, [same], [f"Not measured: {short}."], why_not=short)
+        return Part(NAME, [same], [f"Not measured: {arithmetic}."], why_not=arithmetic)
     _refuse_other_keepers(kube, profile, live, servers)
     in_flight, requests = _load(profile)
     deadline_s = profile.pattern3.ready_timeout_s + profile.route.ready_timeout_s
@@ -94,8 +95,7 @@ def planned_part(kube: Kubernetes, profile: Profile) -> Part:
         [
             f"{ROUNDS * len(sizes)} measurements of {requests} requests, {in_flight} in flight. Clients are served by "
             "1 replica for a while, and would be measured too: do it when nobody else uses Pattern 3. "
-            f"Deployment {where}, by its scale subresource: the release is not touched, and its pool needs no more "
-            "nodes than it may have."
+            f"Deployment {where}, by its scale subresource: the release is not touched. {arithmetic}."
         ],
         {
             "deployment": where,
@@ -337,8 +337,8 @@ def _as_the_profile_says(kube: Kubernetes, profile: Profile) -> Shown:
     return lines([f"Not asked for (load.{NAME}); {wanted} replicas are measured."])
 
 
-def _too_few_gpus(kube: Kubernetes, profile: Profile, live: Object, servers: ModelServers) -> str:
-    """The arithmetic, where the pool cannot hold the largest size; empty where it can."""
+def _gpus(kube: Kubernetes, profile: Profile, live: Object, servers: ModelServers) -> tuple[bool, str]:
+    """Whether the pool can hold the largest size, and the arithmetic."""
     pool, most = profile.pool, max(_sizes(profile))
     nodes = [node for node in gpu_nodes(kube, pool.of_pattern3) if gpu_wait.usable(node)]
     names, offered = {node.name for node in nodes}, sum(node.gpus for node in nodes)
@@ -351,12 +351,9 @@ def _too_few_gpus(kube: Kubernetes, profile: Profile, live: Object, servers: Mod
     held = sum(pod.gpus for pod in others)
     containers = live["spec"]["template"]["spec"]["containers"]
     needed = most * sum(int(item.get("resources", {}).get("limits", {}).get(GPU, "0")) for item in containers)
-    if needed <= offered - held:
-        return ""
-    return (
-        f"{most} replicas need {needed} {GPU}; {said}, other pods of namespace {profile.namespace} hold {held}: "
-        f"{offered - held} are left"
-    )
+    left = offered - held
+    said += f", other pods of namespace {profile.namespace} hold {held}: {left} are left"
+    return needed <= left, f"{most} replicas need {needed} {GPU}; {said}"
 
 
 def _refuse_other_keepers(kube: Kubernetes, profile: Profile, live: Object, servers: ModelServers) -> None:

@@ -225,6 +225,7 @@ def test_the_plan_says_what_when_and_for_how_long(world: World) -> None:
     assert steps[4] == "measure 2 replicas with 60 requests in flight"
     assert steps[-1] == "put the number of replicas back"
     assert "9 measurements of 600 requests, 60 in flight" in str(result.notes)
+    assert "3 usable nodes of pool pool offer 3, other pods of namespace llm-d hold 0: 3 are left" in str(result.notes)
     assert world.kube.scaled == []
     world.kube.get(DEPLOYMENTS, NAME, NS)["spec"]["replicas"] = 1
     again = world.open(approval.hash)
