@@ -281,6 +281,11 @@ class Load(_Section):
         default_factory=list,
         max_length=12,
     )
+    scale_up_to: Annotated[int, Field(strict=True, ge=2, le=8)] | None = Field(
+        description="lets stage 06 run Pattern 3 on 1 to so many replicas in turn, measure each under the same load, "
+        "and put the number back; the pool must have a GPU for each; empty: not at all",
+        default=None,
+    )
     slo_ttft_s: Seconds | None = Field(
         description="objective: time to the first token (s); goodput counts what meets every objective", default=None
     )

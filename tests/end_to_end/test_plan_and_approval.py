@@ -139,9 +139,9 @@ def test_plan_only_shows_every_plan_and_changes_nothing(bench: Bench) -> None:
     done, run = bench.run("--plan-only")
     assert bench.versions() == before
     assert (done.returncode, run.exit_code, run.status, run.verdict) == (4, 4, Status.FINISHED, None), done.stderr
-    stages = ["02_scale_pool", "03_swap_patterns", "05_routing_affinity", "07_cleanup"]
-    assert [record.stage for record in run.stages] == stages
-    assert [record.would_change for record in run.stages] == [True, True, False, False]
+    numbers = ("02", "03", "05", "06", "07")
+    assert tuple(record.stage[:2] for record in run.stages) == numbers
+    assert [record.would_change for record in run.stages] == [True, True, False, False, False]
     hashes = {}
     for stage in ("02_scale_pool", "03_swap_patterns", "07_cleanup"):
         (attempt,) = run.stage(stage).attempts

@@ -110,12 +110,16 @@ class Comparison:
     ratios: dict[str, Estimate | Refusal]
 
 
-def comparability(before: Conditions, after: Conditions, *, per_replica: bool = False) -> Comparability:
+def comparability(
+    before: Conditions, after: Conditions, *, per_replica: bool = False, fresh_prompts: bool = False
+) -> Comparability:
     """Whether a ratio of two loads would say something about what served them.
 
     Args:
         per_replica: compare requests in flight a replica and how prompts were made, instead of their sum and the
             prompts themselves: the question is then what a replica makes of as much work, with several of them.
+        fresh_prompts: compare how prompts were made instead of the prompts themselves: each load has its own, for the
+            same servers have those of the other in their caches.
     """
     different: list[str] = []
     unknown: list[str] = []
@@ -135,7 +139,11 @@ def comparability(before: Conditions, after: Conditions, *, per_replica: bool = 
         same("requests in flight a replica", _each(before), _each(after))
         labels.append(f"{before.in_flight} and {after.in_flight} requests in flight, as many a replica")
     else:
-        alike = same("prompts", _short(before.prompts), _short(after.prompts))
+        alike = (
+            same("prompts made as", before.recipe, after.recipe)
+            if fresh_prompts
+            else same("prompts", _short(before.prompts), _short(after.prompts))
+        )
         same("measured requests", before.requests, after.requests)
         same("requests in flight", before.in_flight, after.in_flight)
         _tokens("prompt", before.prompt_tokens, after.prompt_tokens, unknown, labels if alike else different)
@@ -161,6 +169,7 @@ def compare(
     *,
     usd_per_hour: tuple[float, float] | None = None,
     per_replica: bool = False,
+    fresh_prompts: bool = False,
 ) -> Comparison:
     """Ratios after / before of throughput, percentiles and, with prices, of the cost of a request.
 
@@ -172,7 +181,10 @@ def compare(
     """
     if not pairs:
         raise ValueError("nothing to compare")
-    gates = [comparability(one.conditions, other.conditions, per_replica=per_replica) for one, other in pairs]
+    gates = [
+        comparability(one.conditions, other.conditions, per_replica=per_replica, fresh_prompts=fresh_prompts)
+        for one, other in pairs
+    ]
     gate = Comparability(
         *(
             tuple(dict.fromkeys(said for found in gates for said in getattr(found, name)))

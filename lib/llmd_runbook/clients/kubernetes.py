@@ -76,6 +76,7 @@ SERVICES = Resource("v1", "services")
 CONFIG_MAPS = Resource("v1", "configmaps")
 EVENTS = Resource("v1", "events")
 DEPLOYMENTS = Resource("apps/v1", "deployments")
+AUTOSCALERS = Resource("autoscaling/v2", "horizontalpodautoscalers")
 LEASES = Resource("coordination.k8s.io/v1", "leases")
 _ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 GATEWAYS = Resource("gateway.networking.k8s.io/v1", "gateways")
@@ -177,7 +178,7 @@ class Kubernetes:
         )
 
     def scale(self, deployment: str, namespace: str, replicas: int, *, tell: Tell = _unheard) -> None:
-        """Set a Deployment's replicas through its scale subresource."""
+        """Set a Deployment's replicas through its scale subresource, under our own name as field manager."""
         at = _Target(DEPLOYMENTS, deployment, namespace)
         self._change(
             "PATCH",
@@ -187,6 +188,7 @@ class Kubernetes:
             tell,
             body={"spec": {"replicas": replicas}},
             content_type="application/merge-patch+json",
+            query={"fieldManager": _FIELD_MANAGER},
         )
 
     def patch(
@@ -196,17 +198,20 @@ class Kubernetes:
         return self._patch(_Target(resource, name, namespace), operations, made.patched(operations), tell)
 
     def disown(self, resource: Resource, item: Object, namespace: str, *, tell: Tell = _unheard) -> None:
-        """Give up the fields that `patch` made ours: who applies them next (helm 4) would meet a conflict."""
-        managers = _managers(item)
-        if _FIELD_MANAGER in managers:
-            path = f"/metadata/managedFields/{managers.index(_FIELD_MANAGER)}"
-            same: Object = {"op": "test", "path": f"{path}/manager", "value": _FIELD_MANAGER}
+        """Give up the fields that `patch` and `scale` made ours: helm 4 would meet a conflict when it applies them."""
+        operations: list[Object] = []
+        for index, entry in reversed([*enumerate(item["metadata"].get("managedFields", []))]):
+            if entry.get("manager") == _FIELD_MANAGER:
+                path = f"/metadata/managedFields/{index}"
+                same: Object = {"op": "test", "path": f"{path}/manager", "value": _FIELD_MANAGER}
+                operations += [same, {"op": "remove", "path": path}]
+        if operations:
 
-            def fewer(found: Object | None) -> bool:
-                return found is not None and _managers(found).count(_FIELD_MANAGER) < managers.count(_FIELD_MANAGER)
+            def disowned(found: Object | None) -> bool:
+                return found is not None and _FIELD_MANAGER not in _managers(found)
 
             at = _Target(resource, item["metadata"]["name"], namespace)
-            self._patch(at, [same, {"op": "remove", "path": path}], fewer, tell)
+            self._patch(at, operations, disowned, tell)
 
     def delete(
         self, resource: Resource, name: str, namespace: str, *, uid: str, grace_s: int, tell: Tell = _unheard

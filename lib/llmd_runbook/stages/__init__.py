@@ -27,6 +27,7 @@ MODULES = (
     "routing.explained",
     "routing.replica_failure",
     "throughput_and_cost",
+    "load.replica_scaling",
     "cleanup",
 )
 """Those that declare checks, in the order of the notebooks and of the cells within one."""

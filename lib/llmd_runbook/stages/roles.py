@@ -19,7 +19,7 @@ _LEASE = "coordination.k8s.io"
 
 
 def observer(profile: Profile) -> list[Need]:
-    """What stages 01, 04, 05 (without its opt-in changes) and 06 read. No Secret is among it: reading one, or helm's
+    """What stages 01, 04, 05 and 06 (without their opt-in changes) read. No Secret is among it: reading one, or helm's
     record of releases, which lies in Secrets too, would show the token to everybody who may look.
     """
     here = profile.namespace
@@ -56,6 +56,7 @@ def operator(profile: Profile) -> list[Need]:
             *needs(here, _GATEWAY, "create delete patch", "httproutes"),
             *needs(here, "apps", "patch", "deployments", "deployments/scale"),
             *needs(here, "", "delete", "pods"),
+            *needs(here, "autoscaling", "list", "horizontalpodautoscalers"),  # who else would change the replicas
             *needs(here, "", "list", "events"),  # what is said of pods that a stage waits for
             *needs(lock.NAMESPACE, _LEASE, "create list watch", "leases"),  # which cannot be bound to a name
             *needs(lock.NAMESPACE, _LEASE, "get update", "leases", name=lock.lease_name(profile)),

@@ -89,6 +89,20 @@ def test_as_much_work_a_replica_needs_the_same_recipe_and_not_the_same_prompts()
     assert comparability(SAME, replace(three, recipe="service"), per_replica=True).refusal is not None
 
 
+def test_fresh_prompts_need_the_same_recipe_and_the_same_requests_in_flight() -> None:
+    fresh = replace(SAME, prompts=64 * "b", replicas=3)
+    found = comparability(SAME, fresh, fresh_prompts=True)
+    assert (found.refusal, found.unknown, found.labels) == (None, (), ())
+    assert compare([(load(1), load(2, prompts=64 * "b"))], fresh_prompts=True).gate.refusal is None
+    for changed, said in (
+        ({"recipe": "service"}, "prompts made as unique, 70 tokens each and service"),
+        ({"in_flight": 60}, "requests in flight 20 and 60"),
+        ({"requests": 600}, "measured requests 200 and 600"),
+        ({"cache": "warm"}, "cache cold and warm"),
+    ):
+        assert comparability(SAME, replace(fresh, **changed), fresh_prompts=True).different == (said,)
+
+
 def test_one_pair_has_intervals_of_its_samples_and_of_the_cost() -> None:
     found = compare([(load(10), load(25, seed=1))], usd_per_hour=(0.5, 1.5)).ratios
     rate, tail, cost = found[THROUGHPUT], found["latency p95"], found[COST]

@@ -99,6 +99,7 @@ def test_scales_through_the_subresource(server: Server, kube: Kubernetes) -> Non
     server.on(DEPLOYMENTS.path("llm-d", "web", "scale"), Reply(body={}))
     kube.scale("web", "llm-d", 0)
     assert json.loads(server.requests[0].body) == {"spec": {"replicas": 0}}
+    assert server.requests[0].query == {"fieldManager": "llmd-runbook"}
     assert server.requests[0].headers["content-type"] == "application/merge-patch+json"
 
 
@@ -113,12 +114,14 @@ def test_patches_all_or_nothing(server: Server, kube: Kubernetes) -> None:
 
 
 def test_gives_up_the_fields_that_it_patched_and_nobody_elses(server: Server, kube: Kubernetes) -> None:
-    managers = [{"manager": name, "operation": "Update"} for name in ("helm", "llmd-runbook")]
+    managers = [{"manager": name, "operation": "Update"} for name in ("helm", "llmd-runbook", "k", "llmd-runbook")]
     server.on(f"{PATH}/a", Reply(body=pod("a")))
     kube.disown(PODS, {"metadata": {"name": "a", "managedFields": managers[:1]}}, "llm-d")
     assert server.requests == []
     kube.disown(PODS, {"metadata": {"name": "a", "managedFields": managers}}, "llm-d")
-    assert json.loads(server.requests[0].body) == [
+    assert json.loads(server.requests[0].body) == [  # the last first, or the numbers would not hold
+        {"op": "test", "path": "/metadata/managedFields/3/manager", "value": "llmd-runbook"},
+        {"op": "remove", "path": "/metadata/managedFields/3"},
         {"op": "test", "path": "/metadata/managedFields/1/manager", "value": "llmd-runbook"},
         {"op": "remove", "path": "/metadata/managedFields/1"},
     ]

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from llmd_runbook.analysis.goodput import Objectives, goodput
 from llmd_runbook.analysis.latency import Estimate, Refusal, Throughput, sustained_rate
+from llmd_runbook.analysis.scale_out import efficiency, rate
 from llmd_runbook.stages.figures import CURVES, Png, png
 from llmd_runbook.stages.load.measurement import Measured
 
@@ -64,6 +65,44 @@ def sweep(loads: Mapping[int, Measured], wanted: Objectives, *, knee: int | None
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
     return png(figure, "Pattern 3 with more and more requests in flight", stamp=stamp)
+
+
+def sizes(
+    runs: Mapping[int, Mapping[int, Measured]],
+    gains: Mapping[int, Estimate | Refusal],
+    usd_per_1m_tokens: Mapping[int, Estimate | Refusal],
+    *,
+    stamp: str,
+) -> Png:
+    """Over replicas: requests a second beside linear, each run as a dash; efficiency; USD a million output tokens."""
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    panels = figure.subplots(1, 3)
+    rates = {size: rate([load.throughput for load in found.values()]) for size, found in runs.items()}
+    _curve(panels[0], rates, CURVES[0], "o", "mean of the runs, 95 %")
+    for size, found in runs.items():
+        dashes = [load.throughput.requests_per_s for load in found.values() if isinstance(load.throughput, Throughput)]
+        panels[0].plot(
+            [size] * len(dashes), dashes, color=CURVES[0], marker="_", markersize=12, linestyle="", alpha=0.7
+        )
+    one = rates.get(1)
+    if isinstance(one, Estimate):
+        linear = [size * one.value for size in runs]
+        panels[0].plot(
+            list(runs), linear, color="#6b7280", linewidth=1, linestyle="--", label="linear, from one replica"
+        )
+    shares = {size: efficiency(gain, size) for size, gain in gains.items()}
+    _curve(panels[1], shares, CURVES[1], "s", "throughput / (replicas x that of one), 95 %")
+    panels[1].axhline(1, color="#6b7280", linewidth=1, linestyle="--", label="linear")
+    _curve(panels[2], usd_per_1m_tokens, CURVES[2], "o", "nodes of the replicas alone, 95 %")
+    in_flight = next(load.concurrency for found in runs.values() for load in found.values())
+    labels = (f"requests a second, {in_flight} in flight", "efficiency", "USD per 1M output tokens")
+    for axes, label in zip(panels, labels, strict=True):
+        axes.set(xlabel="replicas", xticks=list(runs), xlim=(min(runs) - 0.4, max(runs) + 0.4), ylim=(0, None))
+        axes.set_title(label, loc="left", fontsize=9.5)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    return png(figure, "Pattern 3 on 1 to N replicas under the same load", stamp=stamp)
 
 
 def _curve(axes: Axes, found: Mapping[int, Estimate | Refusal], colour: str, marker: str, label: str) -> None:

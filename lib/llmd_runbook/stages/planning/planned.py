@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from llmd_runbook.clients.kubernetes import NAMESPACES, Kubernetes
+from llmd_runbook.errors import NotFound
 from llmd_runbook.plans import Change, Intent, Plan, Preconditions, Price
+from llmd_runbook.profile import Load, Profile
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import Shown, lines, show
+from llmd_runbook.stages import site
 from llmd_runbook.stages.planning import beside, gate
 from llmd_runbook.stages.planning import parts as plan_parts
+from llmd_runbook.topology import gpu_nodes
 
 _KEY = "planned"
 """Where the parts lie in `stage.data` between the cell that plans and those that change."""
@@ -19,7 +23,7 @@ _KEY = "planned"
 
 @dataclass(frozen=True)
 class Part:
-    """What one module would change; without a target there is nothing to do.
+    """What one module would change; without a target there is nothing to do, or it cannot be done.
 
     Attributes:
         name: key of the part, and of the profile's option that asks for it.
@@ -29,6 +33,7 @@ class Part:
         diffs: objects before and after, unified diffs.
         durations: its steps that may take long, each with its deadline (s) and where that comes from.
         not_previewed, not_undone: what the plan cannot show, and what cannot be taken back.
+        why_not: why it cannot be done; empty where it can, or where nothing is to be done.
     """
 
     name: str
@@ -40,6 +45,35 @@ class Part:
     durations: list[tuple[str, float, str]] = field(default_factory=list)
     not_previewed: list[str] = field(default_factory=list)
     not_undone: list[str] = field(default_factory=list)
+    why_not: str = ""
+
+
+def plan(stage: StageRun, options: Mapping[str, Callable[[Kubernetes, Profile], Part]]) -> None:
+    """Show what is asked for, with its hash, and whether it is approved; nothing is changed.
+
+    Args:
+        options: by the name of the profile's option, what makes its part.
+
+    Raises:
+        NotFound: there is no Pattern 3 to change.
+    """
+    wanted = [make for name, make in options.items() if asked(stage, name)]
+    parts, prices = [], []
+    if wanted:
+        beside.before(stage)
+        with stage.step("compare the cluster with what is asked for"):
+            kube = site.kubernetes(stage.profile)
+            try:
+                parts = [make(kube, stage.profile) for make in wanted]
+                nodes = len(gpu_nodes(kube, stage.profile.pool.name))
+                prices = plan_parts.prices(kube, stage.profile, nodes_now=nodes, nodes_then=nodes)
+            except NotFound as error:
+                if not stage.plan_only:
+                    raise
+                stage.wait_for("03_swap_patterns", str(error))
+    show_plan(stage, parts, prices)
+    if stage.plan_only:
+        stage.finish()
 
 
 def show_plan(stage: StageRun, parts: list[Part], prices: Sequence[Price] = ()) -> None:
@@ -63,22 +97,36 @@ def show_plan(stage: StageRun, parts: list[Part], prices: Sequence[Price] = ()) 
     gate.announce(stage, plan, {part.name: part.facts for part in parts})
     approved = intent is not None and stage.approved(plan) and not stage.plan_only
     stage.data[_KEY] = {
-        part.name: {"approved": approved, "target": dict(part.target), "facts": dict(part.facts)} for part in parts
+        part.name: {
+            "approved": approved,
+            "target": dict(part.target),
+            "facts": dict(part.facts),
+            "why_not": part.why_not,
+        }
+        for part in parts
     }
 
 
 def permitted(stage: StageRun, name: str, step: str) -> Part | Shown:
     """The part as it was planned and approved; else what to show, with a skipped step where it was asked for."""
     if not asked(stage, name):
-        return lines([f"Not asked for (affinity.{name})."])
+        return lines([f"Not asked for ({_section(name)}.{name})."])
     found = stage.data.get(_KEY, {}).get(name)
-    if found and not found["target"]:
+    if found and not found["target"] and not found["why_not"]:
         return lines(["Nothing to do: it is as it should be."])
-    if why := beside.stops(stage) if found and found["approved"] else "the plan is not approved":
+    if why := why_not(stage, name):
         with stage.step(step) as handle:
             handle.skipped(why)
         return lines([f"Not done: {why}."])
     return Part(name, [], [], found["target"], found["facts"])
+
+
+def why_not(stage: StageRun, name: str) -> str:
+    """Why a part that was asked for is not done; empty where it may be."""
+    found = stage.data.get(_KEY, {}).get(name, {})
+    if found.get("why_not"):
+        return str(found["why_not"])
+    return beside.stops(stage) if found.get("approved") else "the plan is not approved"
 
 
 def require(stage: StageRun, kube: Kubernetes, part: Part, now: Mapping[str, Any], *, where: str) -> None:
@@ -92,6 +140,11 @@ def require(stage: StageRun, kube: Kubernetes, part: Part, now: Mapping[str, Any
     then.require(Preconditions({"cluster: UID": uid, **now}), where=where)
 
 
+def renew(stage: StageRun, name: str, now: Mapping[str, Any]) -> None:
+    """After a change of our own: later changes of that part are compared with what it made of the facts."""
+    stage.data[_KEY][name]["facts"] = dict(now)
+
+
 def done(stage: StageRun) -> bool:
     """Whether a part of the plan was approved and nothing kept it from being carried out."""
     approved = any(part["approved"] and part["target"] for part in stage.data.get(_KEY, {}).values())
@@ -100,4 +153,9 @@ def done(stage: StageRun) -> bool:
 
 def asked(stage: StageRun, name: str) -> bool:
     """Whether the profile asks for that part."""
-    return bool(getattr(stage.profile.affinity, name))
+    return bool(getattr(getattr(stage.profile, _section(name)), name))
+
+
+def _section(name: str) -> str:
+    """The profile's section that has the option."""
+    return "load" if name in Load.model_fields else "affinity"
