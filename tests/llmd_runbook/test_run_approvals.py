@@ -305,7 +305,7 @@ def test_a_word_and_a_file_do_not_approve_one_stage_both(folder: Path, tmp_path:
 
 def test_the_stages_that_change_something_take_approval() -> None:
     able = [stage for stage in stage_names() if takes_approval(FOLDER / f"{stage}.ipynb")]
-    assert able == ["02_scale_pool", "03_swap_patterns", "05_routing_affinity", "07_cleanup"]
+    assert able == ["02_scale_pool", "03_swap_patterns", "05_routing_affinity", "06_throughput_and_cost", "07_cleanup"]
 
 
 PLANNED = """
