@@ -88,14 +88,10 @@ class RandomMachine(RuleBasedStateMachine):
         self.world.gke.stock, self.world.gke.quota = stock, quota
         self._attempt(SCALE)
 
-    @rule(stage=st.sampled_from([SWAP, CLEANUP]))
-    def a_helm_that_hangs(self, stage: str) -> None:
-        self.world.helm.hang = True
-        self._attempt(stage)
-
-    @rule(stage=st.sampled_from([SWAP, CLEANUP]))
-    def a_helm_that_waits_in_vain(self, stage: str) -> None:
-        self.world.helm.waits = True
+    @rule(stage=st.sampled_from([SWAP, CLEANUP]), waits=st.booleans())
+    def a_helm_that_hangs(self, stage: str, waits: bool) -> None:
+        """Before it has made anything, or while it waits for pods that it has made."""
+        self.world.helm.hang, self.world.helm.waits = not waits, waits
         self._attempt(stage)
 
     @rule(stage=st.sampled_from([SCALE, CLEANUP]))

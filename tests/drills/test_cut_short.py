@@ -68,7 +68,7 @@ def numbers(strategy: str, target: str) -> list[int]:
 
 @pytest.mark.parametrize("strategy", ["recreate", "surge"])
 def test_a_helm_that_waits_in_vain_ends_no_swap(machine: RandomMachine, strategy: str) -> None:
-    began(machine, strategy).a_helm_that_waits_in_vain(SWAP)
+    began(machine, strategy).a_helm_that_hangs(SWAP, waits=True)
     assert machine.last is not None
     assert machine.last.ended == "finished", machine.last.error
     (said,) = remarks(machine)
@@ -77,7 +77,7 @@ def test_a_helm_that_waits_in_vain_ends_no_swap(machine: RandomMachine, strategy
 
 
 def test_a_helm_that_hangs_before_its_objects_are_there_does(machine: RandomMachine) -> None:
-    began(machine, "surge").a_helm_that_hangs(SWAP)
+    began(machine, "surge").a_helm_that_hangs(SWAP, waits=False)
     assert machine.last is not None
     assert machine.last.ended == "RolledBack"
     assert "is absent" in str(machine.last.error)
