@@ -6,12 +6,11 @@ It ends when its standard input does, so that it cannot outlive whoever started 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
 
-from llmd_runbook.errors import EXIT_INTERRUPTED
+from llmd_runbook.errors import EXIT_INTERRUPTED, EXIT_USAGE, RunbookError
 from llmd_runbook.load.engine import run
 from llmd_runbook.load.loops import run_fast
 from llmd_runbook.load.plan import Plan
@@ -19,12 +18,16 @@ from llmd_runbook.load.samples import Progress
 
 
 def main() -> int:
-    """Run the plan on standard input; 130 when interrupted."""
+    """Run the plan on standard input; 130 when interrupted, 2 where it cannot be run, with one message."""
     plan = Plan.model_validate_json(sys.stdin.readline())
-    with contextlib.suppress(asyncio.CancelledError):
+    try:
         run_fast(_run(plan))
-        return 0
-    return EXIT_INTERRUPTED
+    except asyncio.CancelledError:
+        return EXIT_INTERRUPTED
+    except RunbookError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USAGE
+    return 0
 
 
 async def _run(plan: Plan) -> None:

@@ -7,7 +7,10 @@ the load, all at the same time. A worker that is lost takes its samples with it:
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -28,7 +31,9 @@ if TYPE_CHECKING:
 
 _CONNECT_S = 10.0
 _LEAD_S = 3.0
-"""From handing out the parts to the common start: their texts must have arrived."""
+"""From handing out the parts to the common start, at least: their texts must have arrived."""
+_STARTS = 3
+"""And so many times as long as the slowest worker took just before to start a load process: it must be there too."""
 _LOOK_S = 0.5
 _ROUND_TRIPS = 5
 
@@ -127,7 +132,7 @@ class Fleet:
         except ValueError as error:
             raise UsageError("the load cannot be split", where=self._scheduler, reason=str(error)) from None
         clocks = [self._clock(address) for address in self.addresses]
-        start_s = time.time() + _LEAD_S
+        start_s = time.time() + self._lead_s()
         futures = {}
         for part, address, (ahead_s, _) in zip(parts, self.addresses, clocks, strict=True):
             told = part.model_copy(update={"start_s": start_s + ahead_s})
@@ -147,6 +152,11 @@ class Fleet:
             for part, address, (ahead_s, uncertain_s) in zip(parts, self.addresses, clocks, strict=True)
         ]
         return FleetResult(merge(results, len(parts), start_s=start_s, ahead_s=ahead), workers)
+
+    def _lead_s(self) -> float:
+        """How long before the common start the parts are handed out (s)."""
+        starts, _ = self._gather({address: self._submit(address, _starting_s, None) for address in self.addresses})
+        return _LEAD_S + _STARTS * max(starts.values(), default=0.0)
 
     def _workers(self) -> dict[str, Any]:
         return dict(self._client.scheduler_info(n_workers=-1)["workers"])
@@ -214,6 +224,7 @@ def of_processes(count: int) -> Iterator[Fleet]:
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",  # any free port: its own may be taken
             local_directory=folder,
+            silence_logs=logging.CRITICAL,  # what goes wrong comes back with the part
         ) as cluster,
         Fleet(cluster.scheduler_address) as fleet,
     ):
@@ -238,6 +249,13 @@ def _why(future: Future) -> str:
 
 def _now(_: None) -> float:
     return time.time()
+
+
+def _starting_s(_: None) -> float:
+    """How long the load process takes on this machine until it could read its plan (s)."""
+    before = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import llmd_runbook.load.__main__"], check=False)
+    return time.monotonic() - before
 
 
 def _measure(plan: str) -> str:

@@ -49,10 +49,11 @@ def latency_and_throughput(loads: dict[str, Measured], *, stamp: str) -> Png:
         left.step(ordered, shares, where="post", color=colour, label=label, linewidth=1.8)
     left.set(xlabel="latency of a request (s)", ylabel="share of requests", ylim=(0, 1.02), xlim=(0, None))
     left.grid(alpha=0.25)
-    left.legend(loc="upper left", frameon=False, fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False, fontsize=8)
     runs = [load.throughput for load in loads.values()]
     rates = [run.requests_per_s if isinstance(run, Throughput) else 0 for run in runs]
-    bars = right.barh(range(len(names)), rates, xerr=_reach(runs), color=_COLOURS[: len(names)], height=0.6, capsize=4)
+    reach = _reach(runs)
+    bars = right.barh(range(len(names)), rates, xerr=reach, color=_COLOURS[: len(names)], height=0.6, capsize=4)
     said = [f"{run.requests_per_s:.1f}" if isinstance(run, Throughput) else "none" for run in runs]
     right.bar_label(bars, said, padding=6, fontsize=9)
     right.set_yticks(
@@ -60,7 +61,10 @@ def latency_and_throughput(loads: dict[str, Measured], *, stamp: str) -> Png:
     )
     right.tick_params(axis="y", labelsize=8)
     right.invert_yaxis()
-    right.set(xlabel="requests per second, 95 % interval", xlim=(0, max([*rates, 1e-9]) * 1.18))
+    right.set(
+        xlabel="requests per second, 95 % interval",
+        xlim=(0, max([*map(sum, zip(rates, reach[1], strict=True)), 1e-9]) * 1.18),
+    )
     right.spines[["top", "right"]].set_visible(False)
     left.spines[["top", "right"]].set_visible(False)
     return png(figure, "Latency and throughput before and after", stamp=stamp)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,7 +74,21 @@ def plan(url: str, requests: int, arrival: Arrival, tokens: int = 1) -> Plan:
     return Plan(url=url, model="m", prompts=unique(requests, 5, seed=1), output_tokens=tokens, arrival=arrival)
 
 
-def test_two_workers_send_one_load_together_and_one_that_dies_is_said(scheduler: str, tmp_path: Path) -> None:
+def a_second_later(do: Callable[[], None]) -> Callable[[Fleet], float]:
+    """Instead of `Fleet._lead_s`: the same, and something is done a second after the common start."""
+    lead_s = Fleet._lead_s
+
+    def found(fleet: Fleet) -> float:
+        seconds = lead_s(fleet)
+        threading.Timer(seconds + 1, do).start()
+        return seconds
+
+    return found
+
+
+def test_two_workers_send_one_load_together_and_one_that_dies_is_said(
+    scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with worker(scheduler, tmp_path / "a"), worker(scheduler, tmp_path / "b") as (dying, address):
         until_they_are_two(scheduler)
         with Fleet(scheduler) as fleet, known_server(0.02, 0.01) as (url, served):
@@ -88,10 +102,8 @@ def test_two_workers_send_one_load_together_and_one_that_dies_is_said(scheduler:
             error = fleet.calibrate(concurrency=4, output_tokens=2, first_s=0.02, gap_s=0.01)
             assert error.concurrency == 2
             said: list[str] = []
-            ending = threading.Timer(4.0, dying.kill)  # a second or so into its part
-            ending.start()
+            monkeypatch.setattr(Fleet, "_lead_s", a_second_later(dying.kill))
             broken = fleet.measure(plan(url, 60, Closed(concurrency=2), tokens=20), said.append)
-            ending.join()
         assert [worker.address for worker in broken.lost] == [address]
         assert broken.lost[0].requests == 30
         indices = [sample.index for sample in broken.result.samples]

@@ -142,6 +142,15 @@ def test_the_end_of_its_input_ends_it(server: Server) -> None:
         assert process.wait(10) == EXIT_INTERRUPTED
 
 
+def test_a_start_that_is_past_is_one_message(server: Server) -> None:
+    late = server.plan().model_copy(update={"start_s": 1.0})
+    with pytest.raises(ToolError, match="exit status 2") as raised:
+        measure(late)
+    assert str(raised.value.reason).startswith("the common start is")
+    assert "Traceback" not in str(raised.value)
+    assert not server.asked.is_set()
+
+
 def test_a_token_that_is_not_there_is_said_before_anything_is_sent(server: Server) -> None:
     with pytest.raises(UsageError, match="no token") as raised:
         measure(server.plan().model_copy(update={"bearer_variable": "NOT_SET_ANYWHERE"}))

@@ -79,8 +79,20 @@ class Measured:
         return sum(self.failures_by_kind.values())
 
     def failures(self) -> list[str]:
-        """Failures by kind, as evidence."""
-        return [f"{kind}: {count}" for kind, count in self.failures_by_kind.items()]
+        """Failures by kind, and machines that brought nothing, as evidence."""
+        kinds = [f"{kind}: {count}" for kind, count in self.failures_by_kind.items()]
+        return kinds + [f"worker lost: {worker}" for worker in self.lost_workers]
+
+    def __str__(self) -> str:
+        lost = f", {len(self.lost_workers)} of its workers lost" if self.lost_workers else ""
+        return f"{self.succeeded} answers, {self.failed} failures{lost}"
+
+    @property
+    def answered(self) -> bool | None:
+        """Whether every request was; None where a machine was lost with its part, which may have been answered."""
+        if self.failed or not self.succeeded:
+            return False
+        return None if self.lost_workers else True
 
     def data(self) -> dict[str, Any]:
         """All of it as JSON values, which `restored` reads."""

@@ -33,8 +33,7 @@ def sweep(stage: StageRun) -> Shown:
             seed = measurement.fresh_seed()
             found = measurement.measure(profile, target, pattern, in_flight, step, seed=seed, scale=scale)
             client = measurement.client_condition(profile, found, measurement.client_error(profile, found, step))
-            said = f"{found.succeeded} answers, {found.failed} failures"
-            step.ok(f"{said}; {client}" if client else said)
+            step.ok(f"{found}; {client}" if client else str(found))
         kept[str(in_flight)] = replace(found, conditions=replace(found.conditions, client=client)).data()
     loads, wanted = levels(stage), objectives(stage)
     if not profile.load.sweep:

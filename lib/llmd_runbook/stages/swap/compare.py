@@ -28,7 +28,7 @@ def measure(stage: StageRun, old: Endpoint, new: Endpoint) -> None:
         for name, pattern, target in turns if number % 2 == 0 else reversed(turns):
             with stage.step(f"measure {name} beside the other, round {number + 1}") as step:
                 found = measurement.measure(profile, target, pattern, profile.load.concurrency, step, seed=seed)
-                step.ok(f"{found.succeeded} answers, {found.failed} failures")
+                step.ok(str(found))
             kept.append({"round": number + 1, "pattern": name, **found.data()})
 
 

@@ -121,6 +121,15 @@ def test_a_load_without_one_of_its_machines_is_another_load(bench: Bench) -> Non
     assert "10.0.0.2:4000 (30 requests)" in said
 
 
+def test_a_load_without_one_of_its_machines_is_not_answered_and_says_so() -> None:
+    lost = replace(load(10), lost_workers=["tcp://10.0.0.2:4000 (30 requests): the scheduler has lost it"])
+    assert (load(10).answered, lost.answered) == (True, None)
+    assert replace(lost, failures_by_kind={"timeout": 1}).answered is False
+    assert replace(load(10), latencies_s=[]).answered is False
+    assert str(lost) == "200 answers, 0 failures, 1 of its workers lost"
+    assert lost.failures() == ["worker lost: tcp://10.0.0.2:4000 (30 requests): the scheduler has lost it"]
+
+
 def unreachable(_: object) -> None:
     raise Unreachable("no answer from the API server")
 
