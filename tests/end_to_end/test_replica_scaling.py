@@ -13,6 +13,7 @@ import pytest
 
 from llmd_runbook.clients.kubernetes import HTTP_ROUTES
 from llmd_runbook.errors import ApprovalNeeded
+from llmd_runbook.manifest import Run, Status
 from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT, load
 from llmd_runbook.run import StageRun, begin
 from llmd_runbook.stages.load import replica_scaling, traffic
@@ -87,12 +88,15 @@ def replicas(bench: Bench) -> str:
 
 
 def test_three_replicas_serve_more_and_are_back_afterwards(bench: Bench) -> None:
-    stage = opened(bench, approve=hash_of(bench))
-    replica_scaling.plan(stage)
-    for call in CELLS:
-        call(stage)
-    replica_scaling.plot(stage)
-    result = stage.finish()
+    """The whole notebook, as the operator runs it who has approved its plan."""
+    words = ("--stages", "06", "--approve", f"06={hash_of(bench)}", "--json", "--output", bench.output)
+    done = bench.sandbox.start("llmd-runbook", "run", bench.file, *words)
+    record = Path(json.loads(done.stdout.splitlines()[-1])["record"])
+    (attempt,) = Run.model_validate_json((record / "run.json").read_text()).stage(STAGE).attempts
+    result = attempt.result
+    assert attempt.status is Status.FINISHED, done.stderr
+    assert result is not None
+    assert [approval.by for approval in result.approvals] == ["hash"]
     found = {check.id: check for check in result.checks}
     assert {found[name].verdict for name in ("scaling.served", "scaling.restored")} == {Verdict.PASS}, found
     gain = found["scaling.gain"]

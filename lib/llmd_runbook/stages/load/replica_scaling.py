@@ -202,7 +202,7 @@ def judge(stage: StageRun) -> Shown:
             expected=f"{most} replicas: the interval of the gain above 0, and not all of it below {LEAST_SHARE:.0%} of "
             "the linear one",
             observed=gain.reason,
-            evidence=[] if isinstance(ratio, Refusal) else [ratio.method, ratio.caveat],
+            evidence=[] if isinstance(ratio, Refusal) else [text for text in (ratio.method, ratio.caveat) if text],
         )
     )
     _judge_restored(stage, kept["not_restored"])
