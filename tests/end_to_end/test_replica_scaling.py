@@ -13,6 +13,7 @@ import pytest
 
 from llmd_runbook.clients.kubernetes import HTTP_ROUTES
 from llmd_runbook.errors import ApprovalNeeded
+from llmd_runbook.manifest import Run, Status
 from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT, load
 from llmd_runbook.run import StageRun, begin
 from llmd_runbook.stages.load import replica_scaling, traffic
@@ -82,21 +83,29 @@ def scaled(bench: Bench, *then: Call, ready_timeout_s: float = 90) -> dict[str, 
     return {check.id: check for check in stage.finish().checks}
 
 
+def longer_answers(stage: StageRun) -> None:
+    """So that the engine's time, which is always the same, outweighs what a busy machine adds to it."""
+    longer = stage.profile.load.model_copy(update={"output_tokens": 24})
+    stage.profile = stage.profile.model_copy(update={"load": longer})
+
+
 def replicas(bench: Bench) -> str:
     return bench.kubectl("get", "deployment", SERVERS3, "-o", "jsonpath={.spec.replicas}")
 
 
 def test_three_replicas_serve_more_and_are_back_afterwards(bench: Bench) -> None:
-    stage = opened(bench, approve=hash_of(bench))
-    replica_scaling.plan(stage)
-    for call in CELLS:
-        call(stage)
-    replica_scaling.plot(stage)
-    result = stage.finish()
+    """The whole notebook, as the operator runs it who has approved its plan."""
+    words = ("--stages", "06", "--approve", f"06={hash_of(bench)}", "--json", "--output", bench.output)
+    done = bench.sandbox.start("llmd-runbook", "run", bench.file, *words)
+    record = Path(json.loads(done.stdout.splitlines()[-1])["record"])
+    (attempt,) = Run.model_validate_json((record / "run.json").read_text()).stage(STAGE).attempts
+    result = attempt.result
+    assert attempt.status is Status.FINISHED, done.stderr
+    assert result is not None
+    assert [approval.by for approval in result.approvals] == ["hash"]
     found = {check.id: check for check in result.checks}
     assert {found[name].verdict for name in ("scaling.served", "scaling.restored")} == {Verdict.PASS}, found
-    gain = found["scaling.gain"]
-    assert gain.verdict is Verdict.PASS or "client-bound" in gain.observed, gain  # on a busy machine it is the client
+    assert found["scaling.gain"].verdict is not Verdict.FAIL, found  # a busy machine may leave it undecided
     changed = [step.name for step in result.steps if step.status is StepStatus.CHANGED]
     on = ["run Pattern 3 on 2 replicas", "run Pattern 3 on 1 replica"]
     up = ["run Pattern 3 on 2 replicas", "run Pattern 3 on 3 replicas"]
@@ -154,7 +163,7 @@ def test_more_replicas_behind_a_route_to_one_of_them(bench: Bench, tmp_path: Pat
     route["spec"]["rules"][0]["backendRefs"] = [{"kind": "Service", "name": "one", "port": 8000}]
     bench.kube.apply(HTTP_ROUTES, route, "llm-d")
     bench.answers(bench.profile.pattern3.model)
-    found = scaled(bench)
+    found = scaled(bench, longer_answers)
     bench.kube.apply(HTTP_ROUTES, traffic.manifest(bench.profile, bench.profile.pattern3), "llm-d")
     bench.kubectl("delete", "service", "one")
     bench.answers(bench.profile.pattern3.model)

@@ -17,7 +17,7 @@ from typing import Any
 from llmd_runbook.analysis.latency import Refusal
 from llmd_runbook.analysis.scale_out import LEAST_SHARE, turns
 from llmd_runbook.analysis.scale_out import judge as judge_gain
-from llmd_runbook.clients.kubernetes import AUTOSCALERS, DEPLOYMENTS, PODS, Kubernetes, Object
+from llmd_runbook.clients.kubernetes import DEPLOYMENTS, Kubernetes, Object
 from llmd_runbook.errors import ApprovalNeeded, Conflict, DeadlineExceeded
 from llmd_runbook.load.calibrate import ClientError
 from llmd_runbook.plans import Change
@@ -27,19 +27,18 @@ from llmd_runbook.run.display import Shown, lines
 from llmd_runbook.stages import site
 from llmd_runbook.stages.figures import Png
 from llmd_runbook.stages.load import figures, measurement, traffic
+from llmd_runbook.stages.load.scaling_conditions import gpus, refuse_other_keepers
 from llmd_runbook.stages.load.scaling_results import KEY, Runs, costs, gains, runs_by_size, served, table
-from llmd_runbook.stages.planning import beside, owned, planned
+from llmd_runbook.stages.planning import beside, planned
 from llmd_runbook.stages.planning.planned import Part, asked, permitted, require
-from llmd_runbook.stages.pool import gpu_wait
 from llmd_runbook.stages.site import ModelServers
 from llmd_runbook.stages.waiting import replicas
-from llmd_runbook.topology import GPU, endpoint, gpu_nodes, pool_view, replica_view
+from llmd_runbook.topology import GPU, endpoint, pool_view
 from llmd_runbook.verdicts import declare
 
 NAME = "scale_up_to"
 ROUNDS = 3
 """The fewest with an interval worth reading: t of 2 degrees of freedom is 4.3, of one 12.7."""
-_ENDED = ("Succeeded", "Failed")
 _PUT_BACK = "put the number of replicas back"
 
 SERVED = declare(
@@ -80,11 +79,11 @@ def planned_part(kube: Kubernetes, profile: Profile) -> Part:
     servers, sizes = _servers(profile), _sizes(profile)
     live = _live(kube, profile, servers)
     where, now, back = f"{profile.namespace}/{servers.name}", _asked_for(live), servers.replicas
-    fits, arithmetic = _gpus(kube, profile, live, servers)
+    fits, arithmetic = gpus(kube, profile, live, servers, max(sizes))
     if not fits:
         same = Change(f"replicas of {where}", str(now), str(now))
         return Part(NAME, [same], [f"Not measured: {arithmetic}."], why_not=arithmetic)
-    _refuse_other_keepers(kube, profile, live, servers)
+    refuse_other_keepers(kube, profile, _another(profile, live, servers), NAME)
     in_flight, requests = _load(profile)
     deadline_s = profile.pattern3.ready_timeout_s + profile.route.ready_timeout_s
     load_s = (1 + -(-requests // in_flight)) * profile.load.request_timeout_s
@@ -162,7 +161,7 @@ def measure(stage: StageRun) -> Shown:
     stage.data[KEY] = kept
     with stage.changing():
         live = _live(kube, profile, servers)
-        _refuse_other_keepers(kube, profile, live, servers)
+        refuse_other_keepers(kube, profile, _another(profile, live, servers), NAME)
         require(stage, kube, part, _facts(live), where=f"deployment {profile.namespace}/{servers.name}")
         stage.undo_at_end(_by_hand(kube, profile, servers), lambda: _put_back(stage, kube, servers))
         try:
@@ -203,7 +202,7 @@ def judge(stage: StageRun) -> Shown:
             expected=f"{most} replicas: the interval of the gain above 0, and not all of it below {LEAST_SHARE:.0%} of "
             "the linear one",
             observed=gain.reason,
-            evidence=[] if isinstance(ratio, Refusal) else [ratio.method, ratio.caveat],
+            evidence=[] if isinstance(ratio, Refusal) else [text for text in (ratio.method, ratio.caveat) if text],
         )
     )
     _judge_restored(stage, kept["not_restored"])
@@ -338,56 +337,17 @@ def _as_the_profile_says(kube: Kubernetes, profile: Profile) -> Shown:
     return lines([f"Not asked for (load.{NAME}); {wanted} replicas are measured."])
 
 
-def _gpus(kube: Kubernetes, profile: Profile, live: Object, servers: ModelServers) -> tuple[bool, str]:
-    """Whether the pool can hold the largest size, and the arithmetic."""
-    pool, most = profile.pool, max(_sizes(profile))
-    nodes = [node for node in gpu_nodes(kube, pool.of_pattern3) if gpu_wait.usable(node)]
-    names, offered = {node.name for node in nodes}, sum(node.gpus for node in nodes)
-    said = f"{len(nodes)} usable nodes of pool {pool.of_pattern3} offer {offered}"
-    if pool.mode == "autoscale" and pool.max_nodes > offered:  # one GPU each
-        offered, said = pool.max_nodes, f"pool {pool.name} grows to {pool.max_nodes} nodes with one each"
-    own = {pod.name for pod in site.server_pods(kube, profile.namespace, servers)}
-    pods = [replica_view(pod) for pod in kube.all(PODS, profile.namespace)]
-    others = [pod for pod in pods if pod.node in names and pod.name not in own and pod.phase not in _ENDED]
-    held = sum(pod.gpus for pod in others)
-    containers = live["spec"]["template"]["spec"]["containers"]
-    needed = most * sum(int(item.get("resources", {}).get("limits", {}).get(GPU, "0")) for item in containers)
-    left = offered - held
-    said += f", other pods of namespace {profile.namespace} hold {held}: {left} are left"
-    return needed <= left, f"{most} replicas need {needed} {GPU}; {said}"
-
-
-def _refuse_other_keepers(kube: Kubernetes, profile: Profile, live: Object, servers: ModelServers) -> None:
-    """Return where the number of replicas is the operator's to change.
-
-    Raises:
-        Conflict: an autoscaler or a GitOps tool would undo the change.
-    """
-    other = next(size for size in _sizes(profile) if size != _asked_for(live))
-    meta = {"name": servers.name}
-    applied: Object = {"apiVersion": DEPLOYMENTS.api_version, "kind": "Deployment", "metadata": meta}
-    owned.refuse(kube, profile, applied=[applied | {"spec": {"replicas": other}}])
-    keepers = [
-        f"HorizontalPodAutoscaler {item['metadata']['name']}"
-        for item in kube.all(AUTOSCALERS, profile.namespace)
-        if item["spec"]["scaleTargetRef"].get("kind") == "Deployment"
-        and item["spec"]["scaleTargetRef"].get("name") == servers.name
-    ]
-    if keepers:
-        raise Conflict(
-            "an autoscaler keeps the number of replicas and would undo the change; nothing was changed",
-            where=f"deployment {profile.namespace}/{servers.name}",
-            reason=", ".join(keepers),
-            remedy=f"take it away for the time of the measurement, or leave load.{NAME} out of the profile",
-        )
-
-
 def _servers(profile: Profile) -> ModelServers:
     return site.model_servers(site.driver(profile, profile.pattern3).render(), profile)
 
 
 def _live(kube: Kubernetes, profile: Profile, servers: ModelServers) -> Object:
     return kube.get(DEPLOYMENTS, servers.name, profile.namespace)
+
+
+def _another(profile: Profile, live: Object, servers: ModelServers) -> ModelServers:
+    """With one of the sizes that the Deployment does not have now."""
+    return replace(servers, replicas=next(size for size in _sizes(profile) if size != _asked_for(live)))
 
 
 def _facts(live: Object) -> dict[str, Any]:

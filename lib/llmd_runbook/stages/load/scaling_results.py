@@ -16,7 +16,7 @@ from llmd_runbook.stages.load import measurement
 from llmd_runbook.stages.load.measurement import Measured
 from llmd_runbook.verdicts import Table
 
-KEY = "scaling"
+KEY = "replica_scaling"
 """Where `stage.data` has the figures."""
 _LEAST_READINGS = 3
 
