@@ -42,12 +42,12 @@ def stage(bench: Bench) -> Iterator[StageRun]:
     opened.abandon("Done", "only waited")
 
 
-def start_slowly(bench: Bench, selector: str, **variables: str) -> None:
-    """Pattern 1's server starts anew, by a rollout whose progress deadline is shorter than its download."""
+def start_slowly(bench: Bench, selector: str, position: str) -> None:
+    """Pattern 1's server starts anew with that TQDM_POSITION; the rollout's deadline is shorter than the download."""
     bench.scaled(SERVERS1, 0)
     bench.pods(selector, 0)
     bench.kubectl("annotate", "node", "--all", "--overwrite", f"llmd-sandbox/download-s={DOWNLOAD_S}")
-    environment = [{"name": name, "value": value} for name, value in {"ROLLOUT": str(variables), **variables}.items()]
+    environment = [{"name": "TQDM_POSITION", "value": position}]
     template = {"spec": {"containers": [{"name": "vllm", "env": environment}]}}
     bench.kubectl(
         "patch",
@@ -74,7 +74,7 @@ def test_a_download_that_advances_passes_though_kubernetes_calls_the_rollout_fai
     bench: Bench, stage: StageRun
 ) -> None:
     servers = servers_of(stage)
-    start_slowly(bench, servers.selector, TQDM_POSITION="-1")
+    start_slowly(bench, servers.selector, position="-1")
 
     def exceeded(items: list[dict[str, Any]]) -> bool:
         status = next(item for item in items if item["metadata"]["name"] == SERVERS1).get("status", {})
@@ -93,12 +93,12 @@ def test_a_download_that_advances_passes_though_kubernetes_calls_the_rollout_fai
 
 def test_a_download_that_says_nothing_is_given_up_with_its_last_words(bench: Bench, stage: StageRun) -> None:
     servers = servers_of(stage)
-    start_slowly(bench, servers.selector)
+    start_slowly(bench, servers.selector, position="0")
     with pytest.raises(DeadlineExceeded) as caught:
         waited(bench, stage, servers)
     (pod,) = bench.kube.all(PODS, "llm-d", servers.selector)
     assert f"pod {pod['metadata']['name']} showed no progress for 1" in caught.value.what
     assert "in its phase download; 10 s are allowed" in caught.value.what
-    assert "Started: Started container vllm" in str(caught.value.reason)
+    assert "Unhealthy: Startup probe failed" in str(caught.value.reason)
     assert "Starting to load model google/gemma-2b-it..." in str(caught.value.reason)
     assert "pattern1.progress_deadlines.download_s" in str(caught.value.remedy)

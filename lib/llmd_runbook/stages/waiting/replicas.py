@@ -110,7 +110,9 @@ class Start:
         """Every pod as it was last seen, with the seconds that it was seen in each phase."""
         now_s, rows = self._clock(), []
         for pod in self._pods:
-            progress = self._progress[pod["metadata"]["uid"]]
+            progress = self._progress.get(pod["metadata"]["uid"])
+            if progress is None:
+                continue  # the wait was interrupted before it looked
             spent = [f"{phase} {s:.0f} s" for phase, s in progress.spent_s(now_s).items() if phase < Phase.READY]
             row: list[str | int | float | None] = [
                 _name(pod),

@@ -293,6 +293,17 @@ def test_a_log_that_hangs_is_not_asked_again(waits: Waits) -> None:
     assert "log of b" not in waits.kube.reads
 
 
+def test_an_interruption_while_it_reads_stays_one(waits: Waits, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(waits.kube, "logs", interrupted)
+    waits.kube.at(0, pod("a", container=RUNNING))
+    with pytest.raises(KeyboardInterrupt):
+        waits()
+    assert waits.rows == []
+
+
 @pytest.mark.parametrize("before", ["", "x" * 142 + " "], ids=["whole", "cut where lines are cut"])
 def test_no_secret_is_in_what_is_shown_and_kept(waits: Waits, before: str) -> None:
     waits.kube.event("a", "05:00:00", "Pulling", f"{before}{TOKEN}")
