@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from llmd_runbook.analysis.comparison import THROUGHPUT, Load, compare
+from llmd_runbook.analysis.comparison import THROUGHPUT, compare
 from llmd_runbook.analysis.cost import per_million
 from llmd_runbook.analysis.judgement import Judgement
 from llmd_runbook.analysis.latency import Estimate, Refusal, Throughput, percentile
@@ -25,12 +25,16 @@ Runs = Mapping[int, Mapping[int, Measured]]
 
 
 def runs_by_size(stage: StageRun) -> dict[int, dict[int, Measured]]:
-    """What was measured, sizes and rounds rising."""
+    """What was measured, sizes and rounds rising; once the client is calibrated a load that shows it has no figures."""
+    kept = stage.data.get(KEY, {})
+    said = kept.get("client")
+    error = None if said is None else Refusal(**said) if "reason" in said else ClientError(**said)
     found: dict[int, dict[int, Measured]] = {}
-    entries = stage.data.get(KEY, {}).get("runs", [])
-    for entry in sorted(entries, key=lambda item: (item["replicas"], item["round"])):
-        figures = {key: value for key, value in entry.items() if key not in ("replicas", "round")}
-        found.setdefault(entry["replicas"], {})[entry["round"]] = measurement.restored(figures)
+    for entry in sorted(kept.get("runs", []), key=lambda item: (item["replicas"], item["round"])):
+        load = measurement.restored({key: value for key, value in entry.items() if key not in ("replicas", "round")})
+        if error is not None:
+            load = load.judged(measurement.client_condition(stage.profile, load, error))
+        found.setdefault(entry["replicas"], {})[entry["round"]] = load
     return found
 
 
@@ -58,17 +62,11 @@ def served(runs: Runs, sizes: Sequence[int], rounds: int, trouble: str) -> Judge
 
 def gains(stage: StageRun) -> dict[int, Estimate | Refusal]:
     """Throughput over that of one replica, by size: rounds as pairs, and the gate that every comparison has."""
-    runs, kept = runs_by_size(stage), stage.data.get(KEY, {})
-    said = kept.get("client")
-    error = None if said is None else Refusal(**said) if "reason" in said else ClientError(**said)
-
-    def compared(load: Measured) -> Load:
-        known = None if error is None else measurement.client_condition(stage.profile, load, error)
-        return load.judged(known).compared()
-
+    runs = runs_by_size(stage)
     ratios: dict[int, Estimate | Refusal] = {}
     for size, found in runs.items():
-        pairs = [(compared(runs[1][turn]), compared(load)) for turn, load in found.items() if turn in runs.get(1, {})]
+        one = runs.get(1, {})
+        pairs = [(one[turn].compared(), load.compared()) for turn, load in found.items() if turn in one]
         if size > 1 and pairs:
             comparison = compare(pairs, fresh_prompts=True)
             unknown = comparison.gate.unknown
@@ -92,7 +90,6 @@ def table(stage: StageRun) -> Table:
     rows: list[list[str | int | float | None]] = []
     for size, runs in runs_by_size(stage).items():
         loads = list(runs.values())
-        latencies = [latency for load in loads for latency in load.latencies_s]
         ratio = ratios.get(size, Refusal("not measured beside one replica"))
         rows.append(
             [
@@ -104,13 +101,19 @@ def table(stage: StageRun) -> Table:
                 measurement.shown(rate([load.throughput for load in loads]), 2),
                 "1" if size == 1 else measurement.shown(ratio, 2),
                 "1" if size == 1 else measurement.shown(efficiency(ratio, size), 2),
-                measurement.shown(percentile(latencies, 0.95)),
+                measurement.shown(_p95(loads)),
                 money(usd[size]),
             ]
         )
     columns = ["replicas", "runs", "in flight", "answers", "failures", "requests/s", "over one replica"]
     columns += ["efficiency", "p95 latency (s)", "USD per 1M output tokens"]
     return Table(title="The same load on 1 to N replicas", columns=columns, rows=rows)
+
+
+def _p95(loads: Sequence[Measured]) -> Estimate | Refusal:
+    """Of the latencies of all rounds together; none where a round shows the client."""
+    doubt = next((load.conditions.client for load in loads if load.conditions.client), None)
+    return Refusal(doubt) if doubt else percentile([latency for load in loads for latency in load.latencies_s], 0.95)
 
 
 def _tokens(loads: Sequence[Measured]) -> Estimate | Refusal:
