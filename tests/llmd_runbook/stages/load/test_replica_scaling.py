@@ -327,7 +327,7 @@ def test_a_client_that_is_the_limit_decides_nothing(world: World) -> None:
     assert "INVALID (client-bound)" in checks(result)["gain"].observed
     shown = [row[5:] for table in result.tables if table.title.startswith("The same load on") for row in table.rows]
     assert len(shown) == 3
-    assert all(cell == "1" or cell.startswith("none: ") for row in shown for cell in row)
+    assert all(str(cell) == "1" or str(cell).startswith("none: ") for row in shown for cell in row)
 
 
 def test_failed_requests_fail_and_leave_no_ratio(world: World) -> None:
