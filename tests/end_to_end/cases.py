@@ -1,7 +1,7 @@
 """Which test shows that which check does not pass, and what it observed when it did.
 
 `observed_faults.json` holds what the tests observed, by test and check. Each run is compared with it; with
-`LLMD_RECORD_FAULTS` in its environment a run of one process adds what it observed instead.
+`LLMD_RECORD_FAULTS` in its environment a run adds what it observed instead, several processes of it too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
+
+from filelock import FileLock
 
 from llmd_runbook.verdicts import Check, Verdict, overall
 
@@ -61,14 +63,19 @@ def observed() -> Observed:
 def _compare(test: str, ids: Iterable[str], seen: dict[str, Verdict]) -> None:
     passed = [name for name in ids if seen.get(name, Verdict.PASS) is Verdict.PASS]
     assert not passed, f"nothing shows that these do not pass: {passed}"
-    stored = observed() if OBSERVED.exists() else {}
     if os.environ.get(_RECORD):
-        known = stored.setdefault(test, {})
-        for name, verdict in seen.items():
-            known[name] = sorted({*known.get(name, []), verdict.value})
-        OBSERVED.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
+        with FileLock(f"{OBSERVED}.lock"):
+            _record(test, seen)
         return
-    before = stored.get(test, {})
+    before = observed().get(test, {})
     other = {name: "fail" for name, verdict in seen.items() if name not in before and verdict is Verdict.FAIL}
     other |= {name: seen[name].value for name in ids if seen[name].value not in before.get(name, [])}
     assert not other, f"not in {OBSERVED.name}, which docs/checks.md is made from: {other}; record it with {_RECORD}=1"
+
+
+def _record(test: str, seen: dict[str, Verdict]) -> None:
+    stored = observed() if OBSERVED.exists() else {}
+    known = stored.setdefault(test, {})
+    for name, verdict in seen.items():
+        known[name] = sorted({*known.get(name, []), verdict.value})
+    OBSERVED.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")

@@ -269,7 +269,7 @@ SCRIPT = (
     ScriptPart(
         "1. Checking pods",
         "`grep Running` on `kubectl get pods`, three lines",
-        "pods that run and are not Ready, or are about to end; its label `app=pattern3-qwen-decode` matches none",
+        "pods that run and are not Ready, or are about to end; as printed it finds none: no pod has its label",
         "verify.replicas",
     ),
     ScriptPart(
@@ -281,7 +281,7 @@ SCRIPT = (
     ScriptPart(
         "3. Testing inference",
         "`jq -e .choices[0].text` on a completion",
-        "an empty text; an answer of whatever model; it asks a Service that does not exist",
+        "an empty text, or one without a token; as it is printed it asks a Service that does not exist",
         "verify.answer",
     ),
     ScriptPart(
