@@ -12,6 +12,7 @@
     │   ├── Conflict             somebody else is changing the same thing
     │   └── ApiError             any other refusal
     ├── ToolError                helm, helmfile: exit status and what it printed last
+    │   └── ToolCutShort         ... or a time-out or a lost answer: what it was to change may be there all the same
     ├── DeadlineExceeded         a wait ended before what it waited for came true
     ├── GateFailed               a new pattern did not hold what it must, so clients were not left to it
     ├── RolledBack               a change did not hold and was undone; what was before serves again
@@ -126,6 +127,10 @@ class ApiError(ClusterError):
 
 class ToolError(RunbookError):
     """A command line tool failed or is missing."""
+
+
+class ToolCutShort(ToolError):
+    """A changing command ended without knowing what became of it: its own time-out or ours, or a lost answer."""
 
 
 class DeadlineExceeded(RunbookError):

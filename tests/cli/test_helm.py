@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from llmd_runbook.clients.releases import HelmDriver, Outcome, ReleaseSpec, pending
-from llmd_runbook.errors import ToolError
+from llmd_runbook.clients.releases import HelmDriver, Outcome, ReleaseSpec, pending, process
+from llmd_runbook.errors import ToolCutShort, ToolError
 from tests.cli.conftest import Toolbox
 from tests.end_to_end.conftest import Sandbox
 from tests.guards import anything
@@ -48,6 +48,21 @@ spec:
       containers: [{name: never, image: never}]
 {{- end }}
 """
+NEVER = """{{- if .Values.never }}
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: {{ .Release.Name }}
+spec:
+  progressDeadlineSeconds: {{ .Values.never | int }}
+  selector: {matchLabels: {app: {{ .Release.Name }}}}
+  template:
+    metadata: {labels: {app: {{ .Release.Name }}}}
+    spec:
+      nodeSelector: {no-such: node}
+      containers: [{name: never, image: never}]
+{{- end }}
+"""
 
 
 def quiet(_: str) -> None:
@@ -65,6 +80,7 @@ class Case:
         (self.chart / "Chart.yaml").write_text(CHART)
         (self.chart / "templates" / "settings.yaml").write_text(SETTINGS)
         (self.chart / "templates" / "hook.yaml").write_text(HOOK)
+        (self.chart / "templates" / "never.yaml").write_text(NEVER)
 
     def driver(self, **values: object) -> HelmDriver:
         spec = {"greeting": "hello", **values}
@@ -85,22 +101,34 @@ class Case:
     def status(self) -> dict[str, str]:
         return {item.name: item.status for item in self.driver().installed(self.namespace)}
 
-    def kill_during(self, *words: str) -> str:
-        """Start helm, kill it as soon as its hook waits for ever, and say in which state it left the release."""
-        values = self.chart.parent / "hook.json"
-        values.write_text(json.dumps({"greeting": "killed", "hook": True}))
+    def argv(self, *words: str, **values: object) -> list[str]:
+        """A command of helm that changes the first release."""
+        file = self.chart.parent / "values.json"
+        file.write_text(json.dumps(values))
         argv = [str(self.helm), *words, "one", str(self.chart), "--namespace", self.namespace]
-        argv += ["--kubeconfig", self.sandbox.kubeconfig, "--values", str(values)]
-        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        return [*argv, "--kubeconfig", self.sandbox.kubeconfig, "--values", str(file)]
+
+    def deployment(self) -> str:
+        """UID and generation of the Deployment whose pods never run; empty where there is none."""
+        shown = "jsonpath={.metadata.uid} {.metadata.generation}"
+        words = ("kubectl", "-n", self.namespace, "get", "deployment", "one", "--ignore-not-found", "-o", shown)
+        return self.sandbox.start(*words).stdout.strip()
+
+    def kill_during(self, *words: str, **values: object) -> str:
+        """Start helm, kill it as soon as it waits for ever, for its hook or, with values, for the Deployment; the state
+        in which it left the release.
+        """
+        argv = self.argv(*words, **{"greeting": "killed", **(values or {"hook": True})})
+        started = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         try:
             deadline = time.monotonic() + 60
-            while not self.status().get("one", "").startswith("pending"):
-                assert process.poll() is None, "helm ended although its hook cannot"
+            while not self.status().get("one", "").startswith("pending") or (values and not self.deployment()):
+                assert started.poll() is None, "helm ended although what it waits for cannot come"
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
         return self.status()["one"]
 
 
@@ -168,3 +196,39 @@ def test_what_a_killed_helm_left_can_be_removed(case: Case, monkeypatch: pytest.
     monkeypatch.setattr(pending, "ABANDONED_S", 0.0)
     assert case.driver().destroy(quiet) == [Outcome("two", "skipped"), Outcome("one", "changed")]
     assert case.status() == {}
+
+
+def test_helms_own_time_out_is_told_apart_and_its_record_settled(case: Case) -> None:
+    """Also where the Deployment's progress deadline has passed, which ends the wait of helm 4."""
+    argv = case.argv("upgrade", "--install", "--wait", "--timeout", "5s", greeting="hello", never=1)
+    with pytest.raises(ToolCutShort):
+        process.run(argv, timeout_s=60, guard=anything)
+    assert case.status() == {"one": "failed"}
+    settled(case, greeting="hello", never=1)
+
+
+def test_a_hook_that_times_out_is_cut_short_too(case: Case) -> None:
+    with pytest.raises(ToolCutShort):
+        process.run(
+            case.argv("upgrade", "--install", "--timeout", "2s", greeting="x", hook=True), timeout_s=60, guard=anything
+        )
+
+
+@pytest.mark.parametrize("state", ["pending-install", "pending-upgrade"])
+def test_what_is_there_though_helm_was_killed_is_settled_without_touching_it(case: Case, state: str) -> None:
+    if state == "pending-upgrade":
+        case.driver().apply(quiet)
+    words = ("install", "--wait") if state == "pending-install" else ("upgrade", "--wait")
+    assert case.kill_during(*words, never=600) == state
+    settled(case, greeting="killed", never=600)
+
+
+def settled(case: Case, **values: object) -> None:
+    """Helm's record can be settled; nothing is made anew by it, and the next `apply` finds everything as wanted."""
+    before = case.deployment()
+    assert before
+    case.driver().settle(["one"], quiet)
+    assert case.status()["one"] == "deployed"
+    assert case.greeting("one") == values["greeting"]
+    assert case.driver(**values).apply(quiet)[0] == Outcome("one", "ok")
+    assert case.deployment() == before

@@ -26,7 +26,7 @@ STAGES = st.sampled_from([SCALE, SWAP, SWAP, CLEANUP])
 AT = st.one_of(st.integers(1, 4), st.integers(1, 24))
 """Which of an attempt's changing calls; the first few are all that stage 02 has."""
 READ = st.one_of(st.integers(1, 60), st.integers(60, 240))
-"""Which of an attempt's reading calls: a swap has 90 to 237, and moves the route after 68 to 116 of them."""
+"""Which of an attempt's reading calls: a swap has 106 to 253, and moves the route after 84 to 132 of them."""
 APPS = st.sampled_from([f"ms-{pattern}" for pattern in REPLICAS])
 
 
@@ -88,9 +88,10 @@ class RandomMachine(RuleBasedStateMachine):
         self.world.gke.stock, self.world.gke.quota = stock, quota
         self._attempt(SCALE)
 
-    @rule(stage=st.sampled_from([SWAP, CLEANUP]))
-    def a_helm_that_hangs(self, stage: str) -> None:
-        self.world.helm.hang = True
+    @rule(stage=st.sampled_from([SWAP, CLEANUP]), waits=st.booleans())
+    def a_helm_that_hangs(self, stage: str, waits: bool) -> None:
+        """Before it has made anything, or while it waits for pods that it has made."""
+        self.world.helm.hang, self.world.helm.waits = not waits, waits
         self._attempt(stage)
 
     @rule(stage=st.sampled_from([SCALE, CLEANUP]))
@@ -171,7 +172,7 @@ class RandomMachine(RuleBasedStateMachine):
         """Whether the next attempt must finish, whatever earlier ones left behind and whatever operation runs."""
         world = self.world
         to_come = world.calls.plan or world.calls.on_read or world.once_moving
-        if self.disturbed or self._sick or world.helm.hang or to_come:
+        if self.disturbed or self._sick or world.helm.hang or world.helm.waits or to_come:
             return False
         needed = world.profile.pool.nodes
         if world.profile.swap.strategy == "surge":
@@ -196,7 +197,7 @@ class RandomMachine(RuleBasedStateMachine):
         self.world.calls.on_read.clear()
         self.world.cluster.mend()
         self.world.gke.stock = self.world.gke.quota = 8
-        self.world.helm.hang = False
+        self.world.helm.hang = self.world.helm.waits = False
         self.world.clock.pass_s(900.0)
         self.disturbed = self._broken = self._sick = False
         for stage in (SCALE, SWAP):

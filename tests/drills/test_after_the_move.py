@@ -37,7 +37,7 @@ def test_a_gate_fails_and_pattern_1_serves_again(
 
 def test_a_replica_of_pattern_1_that_crashes_while_it_drains_is_no_reason_to_go_back(machine: RandomMachine) -> None:
     machine.begin(strategy="surge", rollback="auto", lag_s=0.0, done=(SCALE,))
-    machine.something_breaks_meanwhile(stage=SWAP, at=100, what=Breaks.REPLICA, app="ms-pattern1")
+    machine.something_breaks_meanwhile(stage=SWAP, at=116, what=Breaks.REPLICA, app="ms-pattern1")
     assert machine.disturbed
     assert failed(machine) == ("finished", set())
     assert machine.world.serves() == ["new-model"]

@@ -63,6 +63,7 @@ def test_a_stage_by_plain_python(bench: Any) -> None:
         step.progress("half", 1, 2)
     with stage.step("change") as step:
         step.changed(f"with {CANARY}")
+        step.remark(f"without an answer, {CANARY}")
     with pytest.raises(ValueError, match="no"), stage.step("break"):
         raise ValueError("no")
     during = bench.run().stage("01_first").attempts[0]
@@ -70,6 +71,7 @@ def test_a_stage_by_plain_python(bench: Any) -> None:
         Status.RUNNING,
         [StepStatus.OK, StepStatus.CHANGED, StepStatus.FAILED],
     )
+    assert during.result.steps[1].detail == "with [redacted]; without an answer, [redacted]"
     assert during.result.steps[2].detail == "ValueError: no"
     stage.check(SPEC.judge(True, expected="so", observed="so"))
     stage.note("a", f"b {CANARY}")

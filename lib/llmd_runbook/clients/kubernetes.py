@@ -2,6 +2,9 @@
 
 Raised by every call: `Unreachable`, `Forbidden`, `NotFound`, `Conflict`, `ApiError`; by those that change
 something, what their guard raises, and then nothing was sent.
+
+A change whose answer is lost (a time-out, a broken connection) is looked up in the object and never sent again: where
+it is there the call returns, and `tell` hears of it; else the error says that it is not, or that this is unknown.
 """
 
 from __future__ import annotations
@@ -24,11 +27,15 @@ from kubernetes.config import incluster_config
 from kubernetes.utils import retry
 from kubernetes.watch import Watch
 
+from llmd_runbook.clients import made
 from llmd_runbook.clients.guard import Guard, read_only
-from llmd_runbook.clients.refusals import MALFORMED, translated
-from llmd_runbook.errors import DeadlineExceeded, NotFound, Unreachable, UsageError
+from llmd_runbook.clients.made import Made
+from llmd_runbook.clients.refusals import MALFORMED, may_have_been_made, translated
+from llmd_runbook.errors import ClusterError, DeadlineExceeded, NotFound, Unreachable, UsageError
 
 Object = dict[str, Any]
+Tell = Callable[[str], None]
+"""Hears in a sentence that an answer was lost, and that the change is there."""
 T = TypeVar("T")
 
 _CONNECT_S, READ_S = 5.0, 30.0
@@ -38,6 +45,8 @@ _LEAST_WATCH_S = 0.5
 _FOLLOW_S = 300.0
 _LONGEST_PAUSE_S = 30
 """A server that asks for a longer pause before the next try (Retry-After) is not obeyed but reported."""
+_LOOK_UP_S, _LOOK_AGAIN_S = 10.0, 0.5
+"""How long, and how often, a change is looked for whose answer was lost: the API server may still be at it."""
 _FIELD_MANAGER = "llmd-runbook"
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod finds its own credentials."""
@@ -74,6 +83,21 @@ HTTP_ROUTES = Resource("gateway.networking.k8s.io/v1", "httproutes")
 INFERENCE_POOLS = Resource("inference.networking.k8s.io/v1", "inferencepools")
 HEALTH_CHECK_POLICIES = Resource("networking.gke.io/v1", "healthcheckpolicies")
 SECRETS = Resource("v1", "secrets")
+
+
+class _Target(NamedTuple):
+    """The object that a change is for."""
+
+    resource: Resource
+    name: str
+    namespace: str | None
+
+    def path(self, sub: str | None = None) -> str:
+        return self.resource.path(self.namespace, self.name, sub)
+
+
+def _unheard(_: str) -> None:
+    """For a caller who has nobody to tell."""
 
 
 class Kubernetes:
@@ -122,54 +146,73 @@ class Kubernetes:
         return self._list(resource, namespace, selector)[0]
 
     def create(self, resource: Resource, manifest: Object, namespace: str) -> Object:
-        """Make an object; a `Conflict` where there is one of that name."""
-        return self._call("POST", resource.path(namespace), body=manifest)
+        """Make an object; a `Conflict` where there is one of that name, so that the caller may safely ask again."""
+        at = _Target(resource, manifest["metadata"]["name"], namespace)
+        path = resource.path(namespace)
+        return self._change("POST", path, at, made.applied(manifest), _unheard, look_for_s=0, body=manifest)
 
     def replace(self, resource: Resource, manifest: Object, namespace: str) -> Object:
-        """Put this in place of the object whose resourceVersion it names; a `Conflict` where that has moved."""
-        return self._call("PUT", resource.path(namespace, manifest["metadata"]["name"]), body=manifest)
+        """Put this in place of the object whose resourceVersion it names; a `Conflict` where that has moved, so that
+        the caller may safely ask again.
+        """
+        at = _Target(resource, manifest["metadata"]["name"], namespace)
+        return self._change("PUT", at.path(), at, made.replaced(manifest), _unheard, look_for_s=0, body=manifest)
 
-    def apply(self, resource: Resource, manifest: Object, namespace: str | None = None) -> Object:
+    def apply(
+        self, resource: Resource, manifest: Object, namespace: str | None = None, *, tell: Tell = _unheard
+    ) -> Object:
         """Server-side apply as field manager `llmd-runbook`, forced."""
-        return self._call(
+        at = _Target(resource, manifest["metadata"]["name"], namespace)
+        return self._change(
             "PATCH",
-            resource.path(namespace, manifest["metadata"]["name"]),
+            at.path(),
+            at,
+            made.applied(manifest),
+            tell,
             body=manifest,
             content_type="application/apply-patch+yaml",
             query={"fieldManager": _FIELD_MANAGER, "force": "true"},
         )
 
-    def scale(self, deployment: str, namespace: str, replicas: int) -> None:
+    def scale(self, deployment: str, namespace: str, replicas: int, *, tell: Tell = _unheard) -> None:
         """Set a Deployment's replicas through its scale subresource."""
-        self._call(
+        at = _Target(DEPLOYMENTS, deployment, namespace)
+        self._change(
             "PATCH",
-            DEPLOYMENTS.path(namespace, deployment, "scale"),
+            at.path("scale"),
+            at,
+            made.scaled(replicas),
+            tell,
             body={"spec": {"replicas": replicas}},
             content_type="application/merge-patch+json",
         )
 
-    def patch(self, resource: Resource, name: str, namespace: str, operations: list[Object]) -> Object:
+    def patch(
+        self, resource: Resource, name: str, namespace: str, operations: list[Object], *, tell: Tell = _unheard
+    ) -> Object:
         """JSON Patch (RFC 6902): all of its operations or none; a `test` that fails is an `ApiError`."""
-        return self._call(
-            "PATCH",
-            resource.path(namespace, name),
-            body=operations,
-            content_type="application/json-patch+json",
-            query={"fieldManager": _FIELD_MANAGER},
-        )
+        return self._patch(_Target(resource, name, namespace), operations, made.patched(operations), tell)
 
-    def disown(self, resource: Resource, item: Object, namespace: str) -> None:
+    def disown(self, resource: Resource, item: Object, namespace: str, *, tell: Tell = _unheard) -> None:
         """Give up the fields that `patch` made ours: who applies them next (helm 4) would meet a conflict."""
-        managers = [entry.get("manager") for entry in item["metadata"].get("managedFields", [])]
+        managers = _managers(item)
         if _FIELD_MANAGER in managers:
             path = f"/metadata/managedFields/{managers.index(_FIELD_MANAGER)}"
             same: Object = {"op": "test", "path": f"{path}/manager", "value": _FIELD_MANAGER}
-            self.patch(resource, item["metadata"]["name"], namespace, [same, {"op": "remove", "path": path}])
 
-    def delete(self, resource: Resource, name: str, namespace: str, *, uid: str, grace_s: int) -> None:
+            def fewer(found: Object | None) -> bool:
+                return found is not None and _managers(found).count(_FIELD_MANAGER) < managers.count(_FIELD_MANAGER)
+
+            at = _Target(resource, item["metadata"]["name"], namespace)
+            self._patch(at, [same, {"op": "remove", "path": path}], fewer, tell)
+
+    def delete(
+        self, resource: Resource, name: str, namespace: str, *, uid: str, grace_s: int, tell: Tell = _unheard
+    ) -> None:
         """Delete exactly the object with that UID, with that grace period (s); a `Conflict` where it is another."""
+        at = _Target(resource, name, namespace)
         options = {"gracePeriodSeconds": grace_s, "preconditions": {"uid": uid}}
-        self._call("DELETE", resource.path(namespace, name), body=options)
+        self._change("DELETE", at.path(), at, made.deleted(uid), tell, body=options)
 
     def raw(self, path: str) -> str:
         """GET of any path of the API server, as text (`/version`, a pod's proxy)."""
@@ -290,6 +333,75 @@ class Kubernetes:
             items = [{"apiVersion": answer["apiVersion"], "kind": kind, **item} for item in answer["items"]]
             return items, answer["metadata"]["resourceVersion"]
 
+    def _patch(self, at: _Target, operations: list[Object], is_made: Made, tell: Tell) -> Object:
+        return self._change(
+            "PATCH",
+            at.path(),
+            at,
+            is_made,
+            tell,
+            body=operations,
+            content_type="application/json-patch+json",
+            query={"fieldManager": _FIELD_MANAGER},
+        )
+
+    def _change(
+        self,
+        method: str,
+        path: str,
+        at: _Target,
+        is_made: Made,
+        tell: Tell,
+        *,
+        body: Object | list[Object],
+        content_type: str = "application/json",
+        query: dict[str, str] | None = None,
+        look_for_s: float | None = None,
+    ) -> Object:
+        """Ask for a change once; where the answer is lost, find out whether it was made."""
+        unsure = False
+        try:
+            with translated(f"{method} {path}"):
+                try:
+                    return _object(self._request(method, path, query, body, content_type))
+                except (urllib3.exceptions.HTTPError, OSError, ApiException, ValueError) as error:
+                    unsure = may_have_been_made(error)
+                    raise
+        except ClusterError as error:
+            if not unsure:
+                raise
+            return self._looked_up(error, at, is_made, tell, _LOOK_UP_S if look_for_s is None else look_for_s)
+
+    def _looked_up(self, lost: ClusterError, at: _Target, is_made: Made, tell: Tell, for_s: float) -> Object:
+        """The object that a change was for, which is there although its answer is not; empty where that is gone.
+
+        Raises:
+            ClusterError: of the same kind, where it is not there or cannot be told.
+        """
+        until = time.monotonic() + for_s
+        while True:
+            state = "it was looked up, and the change is not there"
+            try:
+                found = self.find(at.resource, at.name, at.namespace)
+                there = is_made(found)
+                if there:
+                    tell(f"no answer to {lost.where} ({lost.reason}): looked up, and the change is there")
+                    return found or {}
+                if there is None:
+                    state = f"whether it was made is unknown: {at.name} as it is now does not tell"
+            except Unreachable as error:  # an API server that starts again is back in seconds
+                state = f"whether it was made is unknown: {error.what}: {error.reason}"
+            except ClusterError as error:
+                state, until = f"whether it was made is unknown: {error.what}: {error.reason}", 0.0
+            if time.monotonic() >= until:
+                raise type(lost)(
+                    f"the answer to a change was lost; {state.partition(':')[0]}",
+                    where=lost.where,
+                    reason=f"{lost.what}: {lost.reason}; {state}",
+                    remedy=f"{lost.remedy}; then run the stage again: it looks first, and does what is missing",
+                )
+            time.sleep(_LOOK_AGAIN_S)
+
     def _call(
         self,
         method: str,
@@ -300,10 +412,7 @@ class Kubernetes:
         query: dict[str, str] | None = None,
     ) -> Object:
         with translated(f"{method} {path}"):
-            answer = json.loads(self._request(method, path, query, body, content_type))
-            if not isinstance(answer, dict):
-                raise ValueError(f"no JSON object: {answer!r:.100}")
-            return answer
+            return _object(self._request(method, path, query, body, content_type))
 
     def _request(
         self,
@@ -466,6 +575,17 @@ def _asks_to_wait(error: Exception, method: str) -> bool:
     pause_s = retry.retry_after_seconds(error)
     harmless = method == "GET" or retry.is_too_many_requests(error)
     return harmless and retry.is_retry_after_response(error) and pause_s is not None and pause_s <= _LONGEST_PAUSE_S
+
+
+def _object(data: bytes) -> Object:
+    answer = json.loads(data)
+    if not isinstance(answer, dict):
+        raise ValueError(f"no JSON object: {answer!r:.100}")
+    return answer
+
+
+def _managers(item: Object) -> list[Any]:
+    return [entry.get("manager") for entry in item["metadata"].get("managedFields", [])]
 
 
 def _text(data: bytes) -> str:

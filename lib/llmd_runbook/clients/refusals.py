@@ -42,6 +42,20 @@ def translated(where: str) -> Iterator[None]:
         ) from None
 
 
+def may_have_been_made(error: Exception) -> bool:
+    """Whether a change may have been made although this came in place of its answer.
+
+    Not where no connection was made, nor where the API server refused. A gateway before it that gave up (502, 504), the
+    API server's own time limit (504) and that of its store are no refusals.
+    """
+    if isinstance(error, ApiException):
+        return error.status in (502, 504) or "etcdserver: request timed out" in str(error.body)
+    if isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason:
+        error = error.reason
+    never = urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.ProxyError
+    return not isinstance(error, never)
+
+
 def _refusal(error: ApiException, where: str) -> ClusterError:
     try:
         reason = str(json.loads(error.body or "{}").get("message") or error.reason)

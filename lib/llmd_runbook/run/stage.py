@@ -34,6 +34,7 @@ class StepHandle:
     def __init__(self, stage: StageRun, name: str) -> None:
         self.status = StepStatus.OK
         self.detail = ""
+        self.remarks: list[str] = []
         self._stage = stage
         self._name = name
 
@@ -52,6 +53,11 @@ class StepHandle:
     def progress(self, text: str, done: float | None = None, total: float | None = None) -> None:
         """Show how far it is; `done` of `total` where that is known."""
         self._stage._progress(self._name, text, done, total)
+
+    def remark(self, text: str) -> None:
+        """Say something that the record keeps beside what the step did."""
+        self.remarks.append(redact(text))
+        self.progress(text)
 
     def _say(self, status: StepStatus, detail: str) -> None:
         self.status, self.detail = status, redact(detail)
@@ -162,7 +168,8 @@ class StageRun:
             raise
         finally:
             elapsed_s = time.monotonic() - self._step_started_s
-            step = Step(name=name, status=handle.status, detail=handle.detail, duration_s=round(elapsed_s, 3))
+            detail = "; ".join(text for text in (handle.detail, *handle.remarks) if text)
+            step = Step(name=name, status=handle.status, detail=detail, duration_s=round(elapsed_s, 3))
             self._steps.append(step)
             self._show(name, step.status, step.detail, ended=True)
             self._save(Status.RUNNING)

@@ -58,7 +58,7 @@ def _apply(stage: StageRun) -> None:
             servers = site.model_servers(site.driver(profile, profile.pattern3).render(), profile)
             pods = site.server_pods(kube, profile.namespace, servers)
             with gate.guarded(stage, release_change(profile.pattern3)):
-                kube.scale(servers.name, profile.namespace, 0)
+                kube.scale(servers.name, profile.namespace, 0, tell=step.remark)
             site.wait_until_gone(kube, profile, servers, step, profile.pattern3.ready_timeout_s)
             if pods:
                 step.changed(f"{len(pods)} to 0 pods")

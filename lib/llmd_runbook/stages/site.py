@@ -115,12 +115,12 @@ def model_servers(manifests: list[Object], profile: Profile) -> ModelServers:
     )
 
 
-def rescale(kube: Kubernetes, namespace: str, servers: ModelServers) -> bool:
+def rescale(kube: Kubernetes, namespace: str, servers: ModelServers, step: StepHandle) -> bool:
     """Undo a `scale` behind the release tool's back, which the tool does not see; whether there was one."""
     deployment = kube.find(DEPLOYMENTS, servers.name, namespace)
     if deployment is None or deployment["spec"].get("replicas", 1) == servers.replicas:
         return False
-    kube.scale(servers.name, namespace, servers.replicas)
+    kube.scale(servers.name, namespace, servers.replicas, tell=step.remark)
     return True
 
 

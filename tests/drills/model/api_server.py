@@ -35,6 +35,8 @@ _KINDS = {
     "inferencepools": "InferencePool",
     "leases": "Lease",
 }
+_GROUP = re.compile(r"/(?:api/v1|apis/[^/]+/[^/]+)")
+_OF_THE_CLUSTER = ("nodes", "namespaces")
 PLURALS = {kind: plural for plural, kind in _KINDS.items()}
 
 
@@ -168,6 +170,9 @@ class ApiServer:
     def _read(self, path: str, query: dict[str, str]) -> Object:
         if path == "/version":
             return {"gitVersion": "v1.36.3"}
+        if _GROUP.fullmatch(path):  # every group has every kind
+            kinds = [(kind, plural, plural not in _OF_THE_CLUSTER) for plural, kind in _KINDS.items()]
+            return {"resources": [dict(zip(("kind", "name", "namespaced"), each, strict=True)) for each in kinds]}
         at, sub, root = _parsed(path)
         if at.name:
             if at not in self.objects:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from llmd_runbook.errors import ToolError
+from llmd_runbook.errors import ToolCutShort, ToolError
 from tests.drills.model.api_server import PLURALS, ApiServer, Key, Object
 from tests.drills.model.calls import Calls, Trouble
 from tests.drills.model.clock import Clock
@@ -40,6 +40,8 @@ class Releases:
         self.stored: dict[str, Stored] = {}
         self.hang = False
         """The next change hangs until it is stopped."""
+        self.waits = False
+        """The next upgrade waits for pods until its own time is up."""
 
     def run(
         self,
@@ -124,6 +126,11 @@ class Helm:
             self._change("put", f"{item['kind']} {item['metadata']['name']}", make, release)
         for at in before.keys() - {_at(item) for item in release.manifest}:
             self._change("delete", at.name, partial(self._at.api.remove, at), release)
+        if self._at.waits:
+            self._at.waits = False
+            self._at.clock.pass_s(self._timeout_s / 2)
+            self._change("store", name, partial(setattr, release, "status", "failed"))
+            raise self._failed("context deadline exceeded", ToolCutShort)
         self._change("store", name, partial(setattr, release, "status", "deployed"))
 
     def _uninstall(self, name: str) -> None:
@@ -164,18 +171,18 @@ class Helm:
         if trouble is Trouble.LOST:
             if release:
                 release.status = "failed"
-            raise self._failed(f"{verb} {target}: the connection was lost")
+            raise self._failed(f"{verb} {target}: unexpected EOF", ToolCutShort)
 
     def _hang(self) -> None:
         if self._at.hang:
             self._at.hang = False
             self._at.clock.pass_s(self._timeout_s)
             self._at.calls.alive()
-            raise ToolError(f"helm did not end within {self._timeout_s:g} s and was stopped", remedy="run it again")
+            raise ToolCutShort(f"helm did not end within {self._timeout_s:g} s and was stopped", remedy="run it again")
 
     @staticmethod
-    def _failed(reason: str) -> ToolError:
-        return ToolError("helm failed with exit status 1", where="helm", reason=f"Error: {reason}", remedy="run again")
+    def _failed(reason: str, kind: type[ToolError] = ToolError) -> ToolError:
+        return kind("helm failed with exit status 1", where="helm", reason=f"Error: {reason}", remedy="run again")
 
 
 _SCORERS = {"prefix-cache-scorer": 3, "kv-cache-utilization-scorer": 2, "queue-scorer": 2}

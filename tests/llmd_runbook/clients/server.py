@@ -59,6 +59,10 @@ class Silence:
     """No answer at all, until the server stops."""
 
 
+class Cut:
+    """The connection ends before the answer."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What was asked."""
@@ -70,7 +74,7 @@ class Request:
     body: str
 
 
-Answer = Reply | Stream | Silence
+Answer = Reply | Stream | Silence | Cut
 
 
 class Server:
@@ -125,6 +129,8 @@ class Server:
         match answer:
             case Silence():
                 self.stopped.wait(10)
+                handler.close_connection = True
+            case Cut():
                 handler.close_connection = True
             case Reply():
                 _whole(handler, answer)

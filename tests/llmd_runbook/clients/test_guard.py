@@ -42,6 +42,7 @@ GKE_READS = {"describe", "find", "cluster", "operations", "running_operations", 
 DRIVERS: dict[str, Callable[[Driver], object]] = {
     "apply": lambda driver: driver.apply(lambda line: None),
     "destroy": lambda driver: driver.destroy(lambda line: None),
+    "settle": lambda driver: driver.settle(["a"], lambda line: None),
 }
 DRIVER_READS = {"names", "installed", "render", "versions", "charts", "stored", "differing"}
 

@@ -18,17 +18,18 @@ from tests.llmd_runbook.stages.rendered import servers
 
 VERBS = {
     "all": "list",
-    "apply": "create patch",
-    "create": "create",
-    "delete": "delete",
-    "disown": "patch",
+    "apply": "create patch get",
+    "create": "create get",
+    "delete": "delete get",
+    "disown": "patch get",
     "find": "get",
     "get": "get",
-    "patch": "patch",
-    "replace": "update",
+    "patch": "patch get",
+    "replace": "update get",
     "wait": "list watch",
 }
-"""What a method of the client asks of the API server; those that name no resource are in `BY_PATH`."""
+"""What a method of the client asks of the API server, also to look up a change that got no answer; those that name no
+resource are in `BY_PATH`."""
 BY_PATH = {
     "follow": ("pods/log", "get"),
     "logs": ("pods/log", "get"),

@@ -37,7 +37,8 @@ class Driver(Protocol):
     """Installs and removes an ordered set of releases.
 
     Those that change something ask the driver's guard first, and while their command runs. Every method raises
-    `ToolError` when the tool is missing, too old, fails, or does not end in time.
+    `ToolError` when the tool is missing, too old, fails, or does not end in time; `ToolCutShort` where something may
+    have been changed all the same.
     None waits for pods: the caller watches what it needs.
     """
 
@@ -55,6 +56,13 @@ class Driver(Protocol):
 
     def apply(self, on_line: OnLine) -> list[Outcome]:
         """Install or upgrade what differs from what is installed."""
+        ...
+
+    def settle(self, releases: Sequence[str], on_line: OnLine) -> None:
+        """Record as deployed those of the named releases that a command left failed or half done.
+
+        For releases of which the caller has seen that all their objects are as rendered.
+        """
         ...
 
     def destroy(self, on_line: OnLine) -> list[Outcome]:

@@ -85,6 +85,10 @@ class HelmDriver:
             outcomes = [self._apply(spec, present.get(spec.name), on_line) for spec in self.releases]
         return [Outcome(item.release, "changed") if item.release in recovered else item for item in outcomes]
 
+    def settle(self, releases: Sequence[str], on_line: OnLine) -> None:
+        """Record as deployed those of the named releases that a command left failed or half done."""
+        pending.settle(self._helm, self.namespace, releases, on_line)
+
     def destroy(self, on_line: OnLine) -> list[Outcome]:
         """Uninstall in reverse order; what is not installed is skipped, what was left half done goes as well."""
         installed, recovered = pending.recover(self._helm, self.namespace, self.names(), on_line)

@@ -108,6 +108,10 @@ class HelmfileDriver:
         after = _revisions(self.installed(self.namespace))
         return [Outcome(name, "ok" if before.get(name) == after.get(name) else "changed") for name in names]
 
+    def settle(self, releases: Sequence[str], on_line: OnLine) -> None:
+        """Record as deployed those of the named releases that a command left failed or half done."""
+        pending.settle(self._helm, self.namespace, releases, on_line)
+
     def destroy(self, on_line: OnLine) -> list[Outcome]:
         """Uninstall; where none of the releases is installed, helmfile is not run."""
         names = self.names()

@@ -69,6 +69,22 @@ def _finish(helm: Helm, release: Release, on_line: OnLine) -> None:
         helm.run("rollback", *where, on_line=on_line)
 
 
+def settle(helm: Helm, namespace: str, names: Sequence[str], on_line: OnLine) -> None:
+    """Have helm's record of releases whose objects are all as rendered say so, where it says failed or pending.
+
+    A rollback to the revision that is there: it leaves the objects as they are and waits for nothing. Without it the
+    next upgrade of a pending release is refused, and `recover` would uninstall it or go back to the revision before.
+
+    Raises:
+        ToolError: helm failed.
+    """
+    for release in helm.releases(namespace):
+        if release.name in names and release.status != "deployed":
+            on_line(f"{release.name} is {release.status}, and all its objects are there: settling helm's record")
+            revision = str(release.revision)
+            helm.run("rollback", release.name, revision, "--namespace", namespace, on_line=on_line)
+
+
 @contextmanager
 def accounted(driver: Driver, namespace: str, before: Sequence[Release]) -> Iterator[None]:
     """Add to the error of a change that ended half way what became of each release.
@@ -81,7 +97,7 @@ def accounted(driver: Driver, namespace: str, before: Sequence[Release]) -> Iter
     except ToolError as error:
         said = "; ".join(_became(name, before, driver.installed(namespace)) for name in driver.names())
         reason = "\n".join([*([error.reason] if error.reason else []), f"releases now: {said}"])
-        raise ToolError(error.what, where=error.where, reason=reason, remedy=error.remedy) from error
+        raise type(error)(error.what, where=error.where, reason=reason, remedy=error.remedy) from error
 
 
 def _became(name: str, before: Sequence[Release], after: Sequence[Release]) -> str:

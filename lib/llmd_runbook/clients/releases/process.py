@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import shlex
 import signal
 import subprocess
@@ -15,12 +16,22 @@ from contextlib import contextmanager
 from typing import IO
 
 from llmd_runbook.clients.guard import Guard
-from llmd_runbook.errors import ToolError, redact
+from llmd_runbook.errors import ToolCutShort, ToolError, redact
 
 _LAST_LINES = 15
 _SHOWN = 80
 _GRACE_S = 10.0
 _ASK_AGAIN_S = 1.0
+
+_CUT_SHORT = re.compile(
+    r"^(?!.*(webhook|unreachable)).*("
+    r"context deadline exceeded|timed out waiting for the condition|"  # helm 3 and 4, at the end of --timeout
+    r"not ready\. status: |resource not ready, name: |"  # the same in helm 4, which ProgressDeadlineExceeded ends, too
+    r"request timed out|\bEOF|connection reset by peer|client connection lost)",  # the API's answer did not come
+    re.MULTILINE,
+)
+"""What helm says, and helmfile repeats, when it does not know what became of a change. A webhook that timed out has
+refused; a cluster that is not reachable was asked for nothing."""
 
 _REMEDIES = {
     "another operation (install/upgrade/rollback) is in progress": "another helm command is at work, or one "
@@ -54,6 +65,7 @@ def run(
 
     Raises:
         ToolError: missing, non-zero exit status, or not ended within `timeout_s`.
+        ToolCutShort: the two latter for a command that changes something, where it cannot say what became of that.
         LockLost: by the guard; the command was not started, or was ended.
     """
     if guard:
@@ -80,7 +92,7 @@ def run(
             printed = _follow(process, stdin, deadline, on_line, guard)
             status = process.wait(max(0.0, deadline - time.monotonic()))
         except (TimeoutError, subprocess.TimeoutExpired):
-            raise ToolError(
+            raise (ToolCutShort if guard else ToolError)(
                 f"{tool} did not end within {timeout_s:g} s and was stopped",
                 where=where,
                 remedy="see what it waited for, then run the stage again: what is done already is left alone",
@@ -90,7 +102,9 @@ def run(
     if status:
         said = printed["stderr"] or printed["stdout"]
         reason = "\n".join(said[-_LAST_LINES:]) or "it printed nothing"
-        raise ToolError(f"{tool} failed with exit status {status}", where=where, reason=reason, remedy=_remedy(reason))
+        unsure = guard and _CUT_SHORT.search("\n".join(said))
+        kind = ToolCutShort if unsure else ToolError
+        raise kind(f"{tool} failed with exit status {status}", where=where, reason=reason, remedy=_remedy(reason))
     return "\n".join(printed["stdout"])
 
 

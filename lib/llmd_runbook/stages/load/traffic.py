@@ -65,7 +65,7 @@ def open_own(kube: Kubernetes, profile: Profile, pattern: Pattern, step: StepHan
     if points_to(before, pattern) and accepted(before):
         step.ok("as it is")
         return
-    kube.apply(HTTP_ROUTES, own_manifest(profile, pattern), profile.namespace)
+    kube.apply(HTTP_ROUTES, own_manifest(profile, pattern), profile.namespace, tell=step.remark)
     _until_accepted(kube, profile, pattern, name, step)
     step.changed(f"{name}: {OWN_HEADER}: {pattern.inference_pool}")
 
@@ -77,7 +77,7 @@ def close_own(kube: Kubernetes, profile: Profile, pattern: Pattern, step: StepHa
     if found is None:
         step.ok("absent already")
         return
-    kube.delete(HTTP_ROUTES, name, profile.namespace, uid=found["metadata"]["uid"], grace_s=0)
+    kube.delete(HTTP_ROUTES, name, profile.namespace, uid=found["metadata"]["uid"], grace_s=0, tell=step.remark)
     step.changed(f"removed {name}")
 
 
@@ -103,7 +103,7 @@ def move(kube: Kubernetes, profile: Profile, pattern: Pattern, step: StepHandle)
     if points_to(before, pattern) and accepted(before):
         step.ok("as it is")
         return
-    kube.apply(HTTP_ROUTES, manifest(profile, pattern), profile.namespace)
+    kube.apply(HTTP_ROUTES, manifest(profile, pattern), profile.namespace, tell=step.remark)
     _until_accepted(kube, profile, pattern, profile.route.name, step)
     step.changed(f"{' '.join(before.backends) if before else 'none'} to InferencePool/{pattern.inference_pool}")
 

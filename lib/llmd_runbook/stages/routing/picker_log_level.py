@@ -158,9 +158,8 @@ def _raise(stage: StageRun, part: Part) -> None:
         stage.undo_at_end(_by_hand(kube, profile.namespace, found), lambda: _put_back(stage, kube, found.deployment))
         if found.level < NEEDED_VERBOSITY:
             raised = with_verbosity(found.args, NEEDED_VERBOSITY)
-            kube.patch(
-                DEPLOYMENTS, found.deployment, profile.namespace, [*_noted(found, _note(found)), *_set(found, raised)]
-            )
+            operations = [*_noted(found, _note(found)), *_set(found, raised)]
+            kube.patch(DEPLOYMENTS, found.deployment, profile.namespace, operations, tell=step.remark)
         _wait(kube, profile, found.deployment, step)
         if found.level < NEEDED_VERBOSITY:
             step.changed(f"-v {found.level} to {NEEDED_VERBOSITY} at {found.deployment}")

@@ -179,7 +179,7 @@ def _kill(stage: StageRun, kube: Kubernetes, part: Part, killed: str, stream: St
         require(stage, kube, part, _facts(pool, servers), where=where)
         uid = kube.get(PODS, killed, profile.namespace)["metadata"]["uid"]
         moments = Moments(stream.now_s())
-        kube.delete(PODS, killed, profile.namespace, uid=uid, grace_s=0)
+        kube.delete(PODS, killed, profile.namespace, uid=uid, grace_s=0, tell=step.remark)
         step.changed(f"pod {killed} deleted with grace period 0")
     return moments, servers, uid
 

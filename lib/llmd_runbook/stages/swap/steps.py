@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from llmd_runbook.clients.inference import Endpoint
 from llmd_runbook.clients.kubernetes import Kubernetes
+from llmd_runbook.errors import ToolCutShort
 from llmd_runbook.profile import Pattern
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages import site
 from llmd_runbook.stages.load import traffic
 from llmd_runbook.stages.planning import gate
 from llmd_runbook.stages.planning.facts import ROUTE_CHANGE, release_change
+from llmd_runbook.stages.swap import cut_short
 from llmd_runbook.topology import Replica, route_view
 
 
@@ -44,7 +46,13 @@ def remove(stage: StageRun, pattern: Pattern) -> None:
     with stage.step(f"remove {pattern.model}") as step:
         servers = site.model_servers(driver.render(), profile)
         with gate.guarded(stage, release_change(pattern)):
-            gone = [item.release for item in driver.destroy(step.progress) if item.status == "changed"]
+            try:
+                gone = [item.release for item in driver.destroy(step.progress) if item.status == "changed"]
+            except ToolCutShort as error:
+                if releases_of(stage, pattern):
+                    raise
+                gone = driver.names()
+                step.remark(f"{error.what}: looked up, and none of its releases is left")
         if gone:
             step.changed(f"removed {', '.join(gone)}")
         else:
@@ -62,8 +70,8 @@ def install_servers(stage: StageRun, pattern: Pattern) -> Endpoint:
         manifests = driver.render()
         servers = site.model_servers(manifests, profile)
         with gate.guarded(stage, release_change(pattern)):
-            changed = [item.release for item in driver.apply(step.progress) if item.status == "changed"]
-            if site.rescale(kube, profile.namespace, servers):
+            changed = cut_short.apply(kube, driver, profile.namespace, step)
+            if site.rescale(kube, profile.namespace, servers, step):
                 changed.append(f"{servers.name} to {servers.replicas} replicas")
         if changed:
             step.changed(f"installed {', '.join(changed)}")

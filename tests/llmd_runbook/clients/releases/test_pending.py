@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmd_runbook.clients.releases import Driver, HelmDriver, Outcome, ReleaseSpec, pending
-from llmd_runbook.errors import ToolError
+from llmd_runbook.errors import ToolCutShort, ToolError
 from tests.guards import anything
 
 Answer = Callable[..., None]
@@ -94,3 +94,26 @@ def test_a_tool_that_was_stopped_gives_no_reason_and_none_is_invented(
     with pytest.raises(ToolError) as caught:
         driver.apply(lambda line: None)
     assert caught.value.reason == "releases now: a deployed, changed just now; b is not installed"
+
+
+def test_helms_record_of_what_is_there_is_settled_and_nothing_else_is_touched(
+    driver: Driver, answer: Answer, calls: Calls
+) -> None:
+    for status in ("failed", "pending-install", "pending-upgrade", "deployed"):
+        settled = status != "deployed"
+        answer("helm", "list", stdout=listed(status, 5))
+        before = len(calls("helm", "rollback"))
+        driver.settle(["a"], lambda line: None)
+        assert [call["argv"][:5] for call in calls("helm", "rollback")[before:]] == (
+            [["rollback", "a", "2", "--namespace", "llm-d"]] if settled else []
+        )
+    driver.settle(["b"], lambda line: None)
+    assert calls("helm", "uninstall") == calls("helm", "upgrade") == []
+
+
+def test_the_error_of_a_change_that_was_cut_short_stays_one(driver: Driver, answer: Answer) -> None:
+    answer("helm", "list", stdout="[]")
+    answer("helm", "upgrade", "a", stderr="Error: INSTALLATION FAILED: context deadline exceeded\n", status=1)
+    with pytest.raises(ToolCutShort) as caught:
+        driver.apply(lambda line: None)
+    assert "releases now: a is not installed" in str(caught.value.reason)

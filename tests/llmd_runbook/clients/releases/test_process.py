@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmd_runbook.clients.releases import process
-from llmd_runbook.errors import ToolError
+from llmd_runbook.errors import ToolCutShort, ToolError
 
 
 def script(folder: Path, text: str) -> str:
@@ -92,3 +92,41 @@ def _ended(pid: int) -> bool:
         except OSError:
             return True
     return False
+
+
+CUT_SHORT = [
+    "Error: INSTALLATION FAILED: context deadline exceeded",
+    "Error: UPGRADE FAILED: timed out waiting for the condition",
+    "Error: UPGRADE FAILED: post-upgrade hooks failed: 1 error occurred:\n\t* timed out waiting for the condition",
+    "Error: UPGRADE FAILED: resource Deployment/n/ms not ready. status: Failed, message: Progress deadline exceeded",
+    "Error: resource not ready, name: ms, kind: Deployment, status: InProgress\ncontext deadline exceeded",
+    'Error: UPGRADE FAILED: Patch "https://c/apis/apps/v1/namespaces/n/deployments/ms": EOF',
+    "Error: INSTALLATION FAILED: etcdserver: request timed out",
+    "STDERR:\n  Error: UPGRADE FAILED: context deadline exceeded\n\nCOMBINED OUTPUT:\n  Release has been upgraded",
+]
+REFUSED = [
+    'Error: failed calling webhook "w": failed to call webhook: Post "https://w": context deadline exceeded',
+    "Error: Kubernetes cluster unreachable: Get https://c/version: context deadline exceeded",
+    "Error: UPGRADE FAILED: admission webhook denied the request",
+    "Error: INSTALLATION FAILED: values don't meet the specifications of the schema(s)",
+    "Error: another operation (install/upgrade/rollback) is in progress",
+]
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"), [*((said, ToolCutShort) for said in CUT_SHORT), *((said, ToolError) for said in REFUSED)]
+)
+def test_only_what_was_not_refused_is_cut_short(tmp_path: Path, said: str, kind: type[ToolError]) -> None:
+    (tmp_path / "said").write_text(said)
+    tool = script(tmp_path, f"cat {tmp_path}/said >&2; exit 1")
+    with pytest.raises(ToolError, match="failed with exit status 1") as caught:
+        process.run([tool], timeout_s=30, guard=lambda: None)
+    assert type(caught.value) is kind
+    with pytest.raises(ToolError) as caught:  # what only reads leaves nothing behind
+        process.run([tool], timeout_s=30)
+    assert type(caught.value) is ToolError
+
+
+def test_a_change_that_is_stopped_is_cut_short(tmp_path: Path) -> None:
+    with pytest.raises(ToolCutShort, match="did not end within"):
+        process.run([script(tmp_path, "exec sleep 600")], timeout_s=0.01, guard=lambda: None)
