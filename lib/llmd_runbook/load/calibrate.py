@@ -22,7 +22,10 @@ _END_S = 30.0
 
 @dataclass(frozen=True)
 class ClientError:
-    """What client and machine add to a latency (s), and to a time to first token, at `concurrency` in flight."""
+    """What the client adds to a latency (s), and to a time to first token, at `concurrency` in flight.
+
+    The difference is that to the known server's own log, request by request: its timers are up to a millisecond off.
+    """
 
     concurrency: int
     requests: int
@@ -41,7 +44,7 @@ def calibrate(*, concurrency: int, output_tokens: int, first_s: float, gap_s: fl
         ToolError: the known server or the load generator broke.
     """
     tokens = max(1, min(output_tokens, math.ceil((_LONGEST_ANSWER_S - first_s) / gap_s) if gap_s else output_tokens))
-    with known_server(first_s, gap_s) as (url, _):
+    with known_server(first_s, gap_s) as (url, served):
         plan = Plan(
             url=url,
             model="null",
@@ -52,12 +55,21 @@ def calibrate(*, concurrency: int, output_tokens: int, first_s: float, gap_s: fl
         result = measure(plan)
     if failures := result.failures():
         raise ToolError("the calibration of the load generator failed", where=url, reason=str(failures))
-    kept = [sample for sample in result.samples if sample.index >= concurrency]
-    latencies = sorted(sample.latency_s - first_s - (tokens - 1) * gap_s for sample in kept)
-    ttfts = sorted(sample.ttft_s - first_s for sample in kept if sample.ttft_s is not None)
+    by_end = sorted(result.samples, key=lambda sample: sample.done_s)
+    by_token = sorted(result.samples, key=lambda sample: sample.first_token_s or 0.0)
+    latencies = sorted(
+        sample.latency_s - took_s
+        for sample, took_s in zip(by_end, served.done_s, strict=True)
+        if sample.index >= concurrency
+    )
+    ttfts = sorted(
+        sample.ttft_s - took_s
+        for sample, took_s in zip(by_token, served.first_s, strict=True)
+        if sample.index >= concurrency and sample.ttft_s is not None
+    )
     return ClientError(
         concurrency=concurrency,
-        requests=len(kept),
+        requests=len(latencies),
         latency_p50_s=_quantile(latencies, 0.5),
         latency_p95_s=_quantile(latencies, 0.95),
         ttft_p95_s=_quantile(ttfts, 0.95),

@@ -68,13 +68,14 @@ class Sender:
             "Accept": "text/event-stream" if plan.streamed else "application/json",
         }
         self._server_name = plan.server_name or None
-        self._ids = itertools.count(uuid.uuid4().int)  # a call of the system for each would cost more than the sending
+        self._ids = itertools.count()
+        self._run_id = str(uuid.uuid4())[:-12]  # a call of the system for each would cost more than the sending
         self._keep = {name.lower() for name in plan.keep_headers}
         self._bodies = [_body(plan, prompt) for prompt in plan.prompts]
 
     async def send(self, index: int, due_s: float) -> Exchange:
         """Send one request and take in its answer; a failure is an exchange too, never an exception."""
-        request_id = str(uuid.UUID(int=next(self._ids) % 2**128))
+        request_id = f"{self._run_id}{next(self._ids):012x}"
         exchange, arrivals = Exchange(index, due_s, self._now(), request_id, self._streamed), None
         body = TimedBody(self._bodies[index], content_type="application/json")
         try:
@@ -87,9 +88,7 @@ class Sender:
                 assert isinstance(response, TimedResponse)
                 arrivals = response.arrivals
                 exchange.status = response.status
-                exchange.headers = {
-                    name.lower(): value for name, value in response.headers.items() if name.lower() in self._keep
-                }
+                exchange.headers = {name: response.headers[name] for name in self._keep if name in response.headers}
                 async for chunk in response.content.iter_any():
                     exchange.chunks.append(chunk)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

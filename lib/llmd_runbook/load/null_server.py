@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
 from typing import cast
@@ -21,6 +22,7 @@ from llmd_runbook.load.loops import run_fast
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _EVENT = b'data: {"object":"text_completion","choices":[{"index":0,"text":" the"}]}\n\n'
 _USAGE = b'data: {"object":"text_completion","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":%d}}\n\n'
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _END = b"0\r\n\r\n"
 _READY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
 _MODELS = json.dumps({"object": "list", "data": [{"id": "null", "object": "model"}]}).encode()
@@ -70,11 +72,9 @@ class NullServer(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.write(_READY % (len(_MODELS), _MODELS))
             return
-        length = next(
-            int(line.split(b":")[1])
-            for line in bytes(self._data[:head]).lower().split(b"\r\n")
-            if line.startswith(b"content-length:")
-        )
+        stated = _LENGTH.search(self._data, 0, head)
+        assert stated, "a request without its length"
+        length = int(stated[1])
         if len(self._data) < head + 4 + length:
             return
         body = json.loads(self._data[head + 4 : head + 4 + length])
