@@ -55,7 +55,7 @@ GAIN = declare(
 RESTORED = declare(
     "scaling.restored",
     "Pattern 3 runs on as many replicas again as its release renders, all Ready, and answers",
-    "see the events of the pods that are not Ready; the number itself: kubectl scale, or stage 03 again",
+    "see the events of the pods that are not Ready; stage 03 sets the number again",
 )
 CHECKS = (SERVED, GAIN, RESTORED)
 
