@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from filelock import FileLock
 
@@ -42,7 +42,7 @@ def fails(*ids: str) -> Callable[[T], T]:
             test(*args, **named)
             _compare(test.__name__, ids, dict(_seen))
 
-        return watched  # type: ignore[return-value]
+        return cast(T, watched)
 
     return note
 

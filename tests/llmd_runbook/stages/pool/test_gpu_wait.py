@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmd_runbook.clients.kubernetes import Object
+from llmd_runbook.clients.kubernetes import Object, Resource
 from llmd_runbook.errors import DeadlineExceeded
 from llmd_runbook.stages.pool.gpu_wait import wait_for_gpus
 from tests.llmd_runbook.memory import Memory
@@ -29,7 +29,7 @@ class Scripted(Memory):
         super().__init__()
         self.states = states
 
-    def wait(self, _: Any, done: Callable[[list[Object]], Any], **options: Any) -> Any:  # type: ignore[override]
+    def wait(self, resource: Resource, done: Callable[[list[Object]], Any], **options: Any) -> Any:
         for items in self.states:
             said = options["on_change"](items)
             if (found := done(items)) is not None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from llmd_runbook.clients.kubernetes import DEPLOYMENTS, Object
+from llmd_runbook.clients.kubernetes import DEPLOYMENTS, Object, Resource
 from llmd_runbook.errors import DeadlineExceeded, Forbidden, Unreachable
 from llmd_runbook.profile import Pattern, ProgressDeadlines
 from llmd_runbook.run import StageRun
@@ -53,7 +54,7 @@ class World(Talking):
 
         self.moments.append((now_s, happen))
 
-    def wait(self, _: Any, done: Callable[[list[Object]], Any], **options: Any) -> Any:  # type: ignore[override]
+    def wait(self, resource: Resource, done: Callable[[list[Object]], Any], **options: Any) -> Any:
         """As the client's: told of each state, until it is done, and here until nothing more happens."""
         self.options, state = options, ""
         for now_s, happen in self.moments:
@@ -76,8 +77,10 @@ class Waits:
         pattern = self._pattern(replicas_wanted, deadlines)
         pool = self.stage.profile.pool.model_copy(update={"mode": mode})
         self.stage.profile = self.stage.profile.model_copy(update={"pattern1": pattern, "pool": pool})
-        with self.stage.step("wait") as step:
-            step.progress = lambda text, **_: self.shown.append(text)  # type: ignore[method-assign]
+        with (
+            self.stage.step("wait") as step,
+            patch.object(step, "progress", lambda text, **_: self.shown.append(text)),
+        ):
             return replicas.wait_for(self.stage, self.kube, pattern, SERVERS, step, lambda: self.kube.now_s)
 
     def _pattern(self, count: int, deadlines: ProgressDeadlines) -> Pattern:
