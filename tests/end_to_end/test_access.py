@@ -26,6 +26,14 @@ HERE = "context: llmd-sandbox"
 
 
 @pytest.fixture(scope="module")
+def bench(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in sandbox.environment.items():
+            patch.setenv(name, value)
+        yield Bench(sandbox, tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """Another cluster, whose names are all the same."""
     with running(tmp_path_factory.mktemp("other"), "--bare") as sandbox:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,14 @@ class Bench:
             for process in [psutil.Process(runner.pid), *kernels]:
                 process.kill()
         assert runner.returncode == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def bench(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in sandbox.environment.items():
+            patch.setenv(name, value)
+        yield Bench(sandbox, tmp_path_factory.mktemp("bench"))
 
 
 def until(true: Any) -> None:
