@@ -14,6 +14,7 @@ from llmd_runbook.load.measure import measure
 from llmd_runbook.load.null_server import Served
 from llmd_runbook.load.plan import Closed, Plan
 from llmd_runbook.load.prompts import unique
+from llmd_runbook.load.samples import LoadResult
 
 _WAVES = 3
 _LONGEST_ANSWER_S = 2.0
@@ -55,18 +56,20 @@ def calibrate(*, concurrency: int, output_tokens: int, first_s: float, gap_s: fl
         result = measure(plan)
     if failures := result.failures():
         raise ToolError("the calibration of the load generator failed", where=url, reason=str(failures))
-    by_end = sorted(result.samples, key=lambda sample: sample.done_s)
-    by_token = sorted(result.samples, key=lambda sample: sample.first_token_s or 0.0)
-    latencies = sorted(
-        sample.latency_s - took_s
-        for sample, took_s in zip(by_end, served.done_s, strict=True)
-        if sample.index >= concurrency
-    )
-    ttfts = sorted(
-        sample.ttft_s - took_s
-        for sample, took_s in zip(by_token, served.first_s, strict=True)
-        if sample.index >= concurrency and sample.ttft_s is not None
-    )
+    return added(result, served, concurrency=concurrency)
+
+
+def added(result: LoadResult, served: Served, *, concurrency: int) -> ClientError:
+    """What each request took beyond the same request in the server's log; the first `concurrency` do not count.
+
+    Raises:
+        KeyError: a request that is not in the log.
+    """
+    first_s = dict(zip(served.request_ids, served.first_s, strict=True))
+    done_s = dict(zip(served.request_ids, served.done_s, strict=True))
+    counted = [sample for sample in result.samples if sample.index >= concurrency]
+    latencies = sorted(sample.latency_s - done_s[sample.request_id] for sample in counted)
+    ttfts = sorted(sample.ttft_s - first_s[sample.request_id] for sample in counted if sample.ttft_s is not None)
     return ClientError(
         concurrency=concurrency,
         requests=len(latencies),
@@ -125,7 +128,7 @@ def known_server(first_s: float, gap_s: float) -> Iterator[tuple[str, Served]]:
     if not log:
         raise ToolError("the server to calibrate against ended without its log", remedy="see the lines above")
     found = Served.model_validate_json(log)
-    served.first_s, served.done_s = found.first_s, found.done_s
+    served.request_ids, served.first_s, served.done_s = found.request_ids, found.first_s, found.done_s
     served.gaps_s, served.ended_s = found.gaps_s, found.ended_s
 
 

@@ -13,6 +13,7 @@ import json
 import re
 import sys
 import time
+from dataclasses import dataclass
 from typing import cast
 
 from pydantic import BaseModel, ConfigDict
@@ -23,6 +24,7 @@ _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encodin
 _EVENT = b'data: {"object":"text_completion","choices":[{"index":0,"text":" the"}]}\n\n'
 _USAGE = b'data: {"object":"text_completion","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":%d}}\n\n'
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_REQUEST_ID = re.compile(rb"\r\nx-request-id: *([^\r]*)", re.IGNORECASE)
 _END = b"0\r\n\r\n"
 _READY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
 _MODELS = json.dumps({"object": "list", "data": [{"id": "null", "object": "model"}]}).encode()
@@ -30,17 +32,30 @@ _MODELS = json.dumps({"object": "list", "data": [{"id": "null", "object": "model
 
 class Served(BaseModel):
     """The server's own log, one value a request in the order of their ends, in seconds from the arrival of a request's
-    last bytes to the moment when the system has taken the answer's.
+    last bytes to the moment before the answer's are handed to the system: nobody can have them sooner.
 
-    `gaps_s` are between successive tokens, of all requests together; `ended_s` are the ends on one clock.
+    `request_ids` are the requests' `x-request-id` ("" without one); `gaps_s` are between successive tokens, of all
+    requests together; `ended_s` are the ends on one clock.
     """
 
     model_config = ConfigDict(extra="forbid")
 
+    request_ids: list[str] = []
     first_s: list[float] = []
     done_s: list[float] = []
     gaps_s: list[float] = []
     ended_s: list[float] = []
+
+
+@dataclass
+class _Request:
+    """One that is being answered; times on the clock of `time.perf_counter`."""
+
+    id: str
+    arrived: float
+    tokens: int
+    first_s: float = 0.0
+    before: float = 0.0
 
 
 class NullServer(asyncio.Protocol):
@@ -78,26 +93,31 @@ class NullServer(asyncio.Protocol):
         if len(self._data) < head + 4 + length:
             return
         body = json.loads(self._data[head + 4 : head + 4 + length])
+        named = _REQUEST_ID.search(self._data, 0, head)
+        request = _Request(named[1].decode() if named else "", arrived, int(body["max_tokens"]))
         del self._data[: head + 4 + length]
-        self._loop.call_later(self._first_s, self._token, arrived, arrived, 0, int(body["max_tokens"]))
+        self._loop.call_later(self._first_s, self._token, request, 0)
 
-    def _token(self, arrived: float, before: float, index: int, tokens: int) -> None:
+    def _token(self, request: _Request, index: int) -> None:
         if self._transport is None:
             return
-        last = index + 1 == tokens
+        last, tokens = index + 1 == request.tokens, request.tokens
         out = (_HEAD if index == 0 else b"") + _chunk(_EVENT)
+        now = time.perf_counter()  # before the bytes go: their reader may run before we do again
         self._transport.write(out + _chunk(_USAGE % tokens + b"data: [DONE]\n\n") + _END if last else out)
-        now = time.perf_counter()
         if index == 0:
-            self._served.first_s.append(now - arrived)
+            request.first_s = now - request.arrived
         else:
-            self._served.gaps_s.append(now - before)
+            self._served.gaps_s.append(now - request.before)
+        request.before = now
         if last:
-            self._served.done_s.append(now - arrived)
+            self._served.request_ids.append(request.id)
+            self._served.first_s.append(request.first_s)
+            self._served.done_s.append(now - request.arrived)
             self._served.ended_s.append(now)
         else:
-            due = arrived + self._first_s + (index + 1) * self._gap_s
-            self._loop.call_later(max(0.0, due - now), self._token, arrived, now, index + 1, tokens)
+            due = request.arrived + self._first_s + (index + 1) * self._gap_s
+            self._loop.call_later(max(0.0, due - now), self._token, request, index + 1)
 
 
 async def serve(first_s: float, gap_s: float) -> None:
