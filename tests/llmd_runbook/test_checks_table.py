@@ -49,6 +49,13 @@ def test_every_heading_of_the_guide_has_a_row_or_a_reason() -> None:
     assert len(SECTIONS) == len(checks_table.headings()) > 60
 
 
+@pytest.mark.parametrize("check", KNOWN)
+def test_the_fault_of_a_check_makes_no_other_fail(check: str) -> None:
+    """What depends on what is broken may prove nothing then; it may not fail."""
+    beside = observed().get(checks_table.faults()[check][1].partition("::")[2], {})
+    assert [name for name, said in beside.items() if name != check and "fail" in said] == []
+
+
 @pytest.mark.parametrize("heading", SECTIONS)
 def test_no_row_is_empty_and_all_it_names_exists(heading: str) -> None:
     section = SECTIONS[heading]
