@@ -10,14 +10,20 @@ from llmd_runbook.clients import cluster
 from llmd_runbook.clients.gke import Bounds, GkePool
 from llmd_runbook.errors import EXIT_PASS
 from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT, load
+from llmd_runbook.run import StageRun
 from llmd_runbook.run.store import all_runs
+from llmd_runbook.stages.pool import scale
 from llmd_runbook.topology import gpu_nodes
 from llmd_runbook.verdicts import Verdict
+from tests.end_to_end.bench import Bench, broken
+from tests.end_to_end.callers import variant
+from tests.end_to_end.cases import fails
 from tests.end_to_end.conftest import Sandbox
 
 SANDBOX_OPTIONS = ("--pattern2",)
 pytestmark = pytest.mark.timeout(900)
 
+SERVERS2 = "ms-pattern2-llm-d-modelservice-decode"
 ANSWERS = {
     "02_scale_pool": ["pattern2.before", "pattern2.after"],
     "03_swap_patterns": ["pattern2.before", "pattern2.after"],
@@ -48,3 +54,20 @@ def test_pattern_2_stays_through_swap_and_cleanup(
     pool = profile.pool
     assert GkePool(pool.project, pool.location, pool.cluster, pool.name).describe().bounds == Bounds(0, 5)
     assert len(gpu_nodes(cluster.of(profile), pool.name)) == 2  # one for Pattern 1, one for Pattern 2
+
+
+@fails("pattern2.after")
+def test_a_pattern_2_that_goes_while_the_pool_grows(bench: Bench, tmp_path: Path) -> None:
+    route = "{name: llm-d-route-pattern2, ready_timeout_s: 1}"
+    model, gateway = "microsoft/Phi-3-mini-4k-instruct", "infra-pattern2-inference-gateway"
+    there = f"{{model: {model}, inference_pool: gaie-pattern2, gateway: {gateway}, route: {route}}}"
+    other = variant(bench, tmp_path, {"pattern3:\n": f"pattern2: {there}\npattern3:\n"})
+
+    def gone(_: StageRun) -> None:
+        other.scaled(SERVERS2, 0)
+        other.pods("llm-d.ai/model=Phi-3-mini-4k-instruct", 0)
+
+    found = other.judge("02_scale_pool", scale.plan, scale.apply, gone, scale.verify)
+    other.scaled(SERVERS2, 1)
+    assert broken(found, "pattern2.after").observed.startswith("0 of 0 Ready; ")
+    assert found["pattern2.before"].verdict is Verdict.PASS

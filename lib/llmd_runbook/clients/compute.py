@@ -1,4 +1,5 @@
-"""Quotas and reservations from compute.googleapis.com v1: projects.get, regions.get, reservations.list; read only.
+"""Quotas, reservations and machine types from compute.googleapis.com v1, read only: projects.get, regions.get,
+reservations.list, machineTypes.get.
 
 `CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE`, as for gcloud, moves the endpoint, version included.
 """
@@ -88,6 +89,18 @@ class Compute:
                 raise _API.nonsense(path, error) from None
             if not token:
                 return found
+
+    def guest_cpus(self, zone: str, machine_type: str) -> int:
+        """The CPUs of a machine of that type, as its `guestCpus` says them."""
+        path = f"{self._path}/zones/{zone}/machineTypes/{machine_type}"
+        answer = self._api.get(path)
+        try:
+            cpus = int(answer["guestCpus"])
+            if cpus < 1:
+                raise ValueError(f"guestCpus is {cpus}")
+        except (LookupError, TypeError, ValueError) as error:
+            raise _API.nonsense(path, error) from None
+        return cpus
 
     def _quotas(self, path: str) -> dict[str, Quota]:
         answer = self._api.get(path)

@@ -1,5 +1,5 @@
-"""State as the JSON of container.googleapis.com v1: clusters, node pools, operations, errors; and the two resources of
-compute.googleapis.com v1 that hold quotas.
+"""State as the JSON of container.googleapis.com v1: clusters, node pools, operations, errors; and of
+compute.googleapis.com v1 the two resources that hold quotas, and machine types.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import base64
 import hashlib
 from typing import Any
 
+from llmd_sandbox.gke.machines import CPU_QUOTAS, MACHINES, MachineType
 from llmd_sandbox.gke.state import (
     CLUSTER,
     GPU_TAINT,
@@ -26,7 +27,7 @@ _SERVICE = "https://container.googleapis.com/v1"
 _COMPUTE = "https://www.googleapis.com/compute/v1"
 _CLUSTER_LINK = f"{_SERVICE}/projects/{PROJECT}/zones/{LOCATION}/clusters/{CLUSTER}"
 _CPUS = 72.0
-"""CPUs that a region gives a new project."""
+"""CPUs of each quota that a region gives a new project."""
 _HTTP_STATUS = {
     "INVALID_ARGUMENT": 400,
     "FAILED_PRECONDITION": 400,
@@ -164,14 +165,31 @@ def project(state: State) -> Json:
 def region(state: State) -> Json:
     """A compute Region; on demand and spot share the sandbox's one GPU quota."""
     gpus = [_quota(f"{kind}NVIDIA_T4_GPUS", state.gpu_quota, state) for kind in ("", "PREEMPTIBLE_")]
-    cpus = {"metric": "CPUS", "limit": _CPUS, "usage": sum(map(_cpus, state.pools))}
-    return {"kind": "compute#region", "name": LOCATION.rsplit("-", 1)[0], "status": "UP", "quotas": [*gpus, cpus]}
+    used = dict.fromkeys(CPU_QUOTAS.values(), 0)
+    for pool in state.pools:
+        machine = MACHINES[pool.machine_type]
+        used[machine.cpu_quota] += pool.target_size * machine.guest_cpus
+    cpus = [{"metric": metric, "limit": _CPUS, "usage": float(count)} for metric, count in used.items()]
+    return {"kind": "compute#region", "name": LOCATION.rsplit("-", 1)[0], "status": "UP", "quotas": [*gpus, *cpus]}
+
+
+def machine_type(machine: MachineType, zone: str) -> Json:
+    """A compute MachineType, with those of its fields that say what such a machine has."""
+    reply: Json = {
+        "kind": "compute#machineType",
+        "name": machine.name,
+        "guestCpus": machine.guest_cpus,
+        "memoryMb": machine.memory_mb,
+        "zone": zone,
+        "selfLink": f"{_COMPUTE}/projects/{PROJECT}/zones/{zone}/machineTypes/{machine.name}",
+        "isSharedCpu": machine.shared_cpu,
+    }
+    if machine.gpu:
+        accelerator, count = machine.gpu
+        reply["accelerators"] = [{"guestAcceleratorType": accelerator, "guestAcceleratorCount": count}]
+    return reply
 
 
 def _quota(metric: str, limit: int, state: State) -> Json:
     used = sum(pool.target_size * pool.accelerator_count for pool in state.pools)
     return {"metric": metric, "limit": float(limit), "usage": float(used)}
-
-
-def _cpus(pool: Pool) -> float:
-    return float(pool.target_size * int(pool.machine_type.rsplit("-", 1)[1]))

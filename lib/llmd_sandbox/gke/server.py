@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from llmd_sandbox.gke import replies
 from llmd_sandbox.gke.autoscaler import Autoscaler
+from llmd_sandbox.gke.machines import MACHINES
 from llmd_sandbox.gke.nodes import Nodes
 from llmd_sandbox.gke.operations import Operations
 from llmd_sandbox.gke.reclaim import Reclaim
@@ -99,6 +100,7 @@ class GkeServer:
                 Route(_COMPUTE, self._get_project, methods=get),
                 Route(_COMPUTE + "/regions/{location}", self._get_region, methods=get),
                 Route(_COMPUTE + "/zones/{location}/reservations", self._list_reservations, methods=get),
+                Route(_COMPUTE + "/zones/{location}/machineTypes/{machine}", self._get_machine_type, methods=get),
                 Route("/faults", self._set_faults, methods=["PUT"]),
             ],
             exception_handlers={GoogleError: _refuse, HTTPException: _no_such_method},
@@ -191,13 +193,20 @@ class GkeServer:
     async def _get_region(self, request: Request) -> Response:
         _require_project(request, "compute.regions.get")
         if request.path_params["location"] != LOCATION.rsplit("-", 1)[0]:
-            raise GoogleError("NOT_FOUND", f"The resource '{request.url.path}' was not found")
+            raise _no_such_resource(request)
         return JSONResponse(replies.region(self._state))
 
     async def _list_reservations(self, request: Request) -> Response:
         """None: a sandbox reserves nothing, and the API leaves an empty list out."""
         _require_project(request, "compute.reservations.list")
         return JSONResponse({"kind": "compute#reservationList"})
+
+    async def _get_machine_type(self, request: Request) -> Response:
+        _require_project(request, "compute.machineTypes.get")
+        machine, zone = MACHINES.get(request.path_params["machine"]), request.path_params["location"]
+        if machine is None or zone not in ZONES:
+            raise _no_such_resource(request)
+        return JSONResponse(replies.machine_type(machine, zone))
 
     async def _set_faults(self, request: Request) -> Response:
         """How many GPUs the zone can give and the project may have: no method of GKE's, but the door for faults."""
@@ -262,6 +271,11 @@ def _require_project(request: Request, permission: str) -> None:
         raise GoogleError("PERMISSION_DENIED", f"Required '{permission}' permission for 'projects/{project}'")
 
 
+def _no_such_resource(request: Request) -> GoogleError:
+    """Compute Engine's way to say that something is not there."""
+    return GoogleError("NOT_FOUND", f"The resource '{request.url.path.removeprefix('/compute/v1/')}' was not found")
+
+
 def _in_project(request: Request, permission: str) -> bool:
     """Whether the request's location is the cluster's; `-` stands for all of them.
 
@@ -321,9 +335,14 @@ def _new_pool(wanted: Json) -> Pool:
         raise GoogleError(
             "INVALID_ARGUMENT", f"A node pool needs a name, zones of {', '.join(ZONES)} and a node count."
         )
+    machine = config.get("machineType", "e2-medium")
+    if machine not in MACHINES:
+        raise GoogleError(
+            "INVALID_ARGUMENT", f'Machine type with name "{machine}" does not exist in zone "{zones[0]}".'
+        )
     return Pool(
         name=wanted["name"],
-        machine_type=config.get("machineType", "e2-medium"),
+        machine_type=machine,
         initial_node_count=count,
         targets=dict.fromkeys(zones, 0),
         accelerator=accelerators[0].get("acceleratorType"),

@@ -1,4 +1,4 @@
-"""Quotas and reservations over real HTTP, from a server that answers in their documented form."""
+"""Quotas, reservations and machine types over real HTTP, from a server that answers in their documented form."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tests.llmd_runbook.clients.server import Reply, Server, serving
 
 PROJECT, REGION = "/compute/v1/projects/p", "/compute/v1/projects/p/regions/us-central1"
 HELD = "/compute/v1/projects/p/zones/us-central1-a/reservations"
+MACHINE = "/compute/v1/projects/p/zones/us-central1-a/machineTypes/a2-highgpu-1g"
 
 
 def reservation(name: str, **more: Any) -> dict[str, Any]:
@@ -80,6 +81,30 @@ def test_nonsense_among_reservations(api: Server) -> None:
     api.on(HELD, Reply(body={"items": [{"name": "one", "specificReservation": {}}]}))
     with Compute("p") as compute, pytest.raises(ApiError, match="nonsense"):
         compute.reservations("us-central1-a")
+
+
+def test_the_cpus_of_a_machine_type(api: Server) -> None:
+    gpu = {"guestAcceleratorType": "nvidia-tesla-a100", "guestAcceleratorCount": 1}
+    api.on(MACHINE, Reply(body={"name": "a2-highgpu-1g", "guestCpus": 12, "memoryMb": 87040, "accelerators": [gpu]}))
+    with Compute("p") as compute:
+        assert compute.guest_cpus("us-central1-a", "a2-highgpu-1g") == 12
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "said"),
+    [
+        (Reply(403, {"error": {"message": "Required 'compute.machineTypes.get'"}}), Forbidden, "machineTypes.get"),
+        (Reply(404, {"error": {"message": "was not found"}}), NotFound, "was not found"),
+        (Reply(body={"name": "a2-highgpu-1g"}), ApiError, "nonsense"),
+        (Reply(body={"guestCpus": 0}), ApiError, "guestCpus is 0"),
+        (Reply(body={"guestCpus": "many"}), ApiError, "nonsense"),
+        (Reply(body=[]), ApiError, "nonsense"),
+    ],
+)
+def test_a_machine_type_without_cpus_has_none(api: Server, reply: Reply, kind: type[Exception], said: str) -> None:
+    api.on(MACHINE, reply)
+    with Compute("p") as compute, pytest.raises(kind, match=said):
+        compute.guest_cpus("us-central1-a", "a2-highgpu-1g")
 
 
 @pytest.mark.parametrize("address", ["compute.googleapis.com", "http://compute.googleapis.com/compute/v1/"])

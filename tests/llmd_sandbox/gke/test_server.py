@@ -297,10 +297,27 @@ async def test_quotas_as_compute_engine_says_them(gke: Gke) -> None:
     _, region = await gke.call("GET", f"{project}/regions/us-central1")
     assert {"metric": "NVIDIA_T4_GPUS", "limit": 3.0, "usage": 1.0} in region["quotas"]
     assert {"metric": "CPUS", "limit": 72.0, "usage": 8.0} in region["quotas"]
+    assert {"metric": "A2_CPUS", "limit": 72.0, "usage": 0.0} in region["quotas"]
     _, held = await gke.call("GET", f"{project}/zones/us-central1-a/reservations")
     assert "items" not in held
     assert (await gke.call("GET", f"{project}/regions/elsewhere"))[0] == 404
     assert (await gke.call("GET", "/compute/v1/projects/other"))[0] == 403
+
+
+async def test_a_machine_type_as_compute_engine_describes_it(gke: Gke) -> None:
+    zone = "/compute/v1/projects/sandbox-project/zones/us-central1-b"
+    status, plain = await gke.call("GET", f"{zone}/machineTypes/n1-standard-4")
+    assert (status, plain["guestCpus"], plain["memoryMb"], "accelerators" in plain) == (200, 4, 15360, False)
+    _, a100 = await gke.call("GET", f"{zone}/machineTypes/a2-highgpu-1g")
+    gpu = {"guestAcceleratorType": "nvidia-tesla-a100", "guestAcceleratorCount": 1}
+    assert (a100["guestCpus"], a100["accelerators"]) == (12, [gpu])
+    for nowhere in (f"{zone}/machineTypes/n1-standard-5", zone.replace("-b", "-z") + "/machineTypes/n1-standard-4"):
+        status, answer = await gke.call("GET", nowhere)
+        name = nowhere.removeprefix("/compute/v1/")
+        assert (status, answer["error"]["message"]) == (404, f"The resource '{name}' was not found")
+    other = zone.replace("sandbox-project", "other") + "/machineTypes/n1-standard-4"
+    status, answer = await gke.call("GET", other)
+    assert (status, "compute.machineTypes.get" in answer["error"]["message"]) == (403, True)
 
 
 async def test_only_one_operation_at_a_time(gke: Gke) -> None:
@@ -594,6 +611,24 @@ async def test_a_spot_pool_is_created_and_deleted(gke: Gke) -> None:
     assert (await gke.done(operation["name"]))["operationType"] == "DELETE_NODE_POOL"
     assert (await gke.call("GET", path))[0] == 404
     assert not [name for name in gke.api.objects["nodes"] if "-spot-" in name]
+
+
+async def test_cpus_count_in_the_quota_of_their_family(gke: Gke) -> None:
+    gpus = [{"acceleratorType": "nvidia-tesla-a100", "acceleratorCount": "1"}]
+    config = {"machineType": "a2-highgpu-1g", "accelerators": gpus}
+    wanted = {"name": "large", "initialNodeCount": 2, "config": config}
+    _, operation = await gke.call("POST", CLUSTER + "/nodePools", {"nodePool": wanted})
+    await gke.done(operation["name"])
+    _, region = await gke.call("GET", "/compute/v1/projects/sandbox-project/regions/us-central1")
+    used = {item["metric"]: item["usage"] for item in region["quotas"]}
+    assert (used["CPUS"], used["A2_CPUS"]) == (8.0, 24.0)
+
+
+async def test_a_pool_of_machines_that_do_not_exist_is_refused(gke: Gke) -> None:
+    wanted = SPOT | {"config": {"machineType": "n1-standard-5"}}
+    status, answer = await gke.call("POST", CLUSTER + "/nodePools", {"nodePool": wanted})
+    assert (status, answer["error"]["status"]) == (400, "INVALID_ARGUMENT")
+    assert '"n1-standard-5" does not exist in zone "us-central1-b"' in answer["error"]["message"]
 
 
 async def test_a_spot_pool_beyond_the_quota_is_refused_and_not_there(gke: Gke) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmd_runbook.clients.compute import Compute, Quota, Reservation
 from llmd_runbook.clients.gke import PoolState
@@ -19,6 +19,10 @@ QUOTA = declare(
     "ask for a higher quota of the metric that is short, in that region: https://console.cloud.google.com/iam-admin/quotas",
 )
 
+_UNSAID = (
+    "what was not read is not proved: give the caller roles/compute.viewer where it was refused, else look at it among "
+    "the region's quotas in the console"
+)
 _ALL_REGIONS = "GPUS_ALL_REGIONS"
 _SHARED_CPUS = ("n1", "e2", "f1", "g1", "custom")
 """Machine families that count in the quota CPUS; every later one has a metric of its own (allocation quotas)."""
@@ -26,7 +30,13 @@ _SHARED_CPUS = ("n1", "e2", "f1", "g1", "custom")
 
 @dataclass(frozen=True)
 class Machines:
-    """Nodes that a pool is to get, as quotas count them; one GPU is `gpus_each` of a node."""
+    """Nodes that a pool is to get, as quotas count them.
+
+    Attributes:
+        gpus_each: GPUs of a node.
+        guest_cpus: CPUs of a node as Compute Engine says them, where they were asked for and said.
+        unread: why they were not said.
+    """
 
     machine_type: str
     accelerator: str
@@ -34,6 +44,8 @@ class Machines:
     zones: tuple[str, ...]
     provisioning: str
     affinity: str = ""
+    guest_cpus: int | None = None
+    unread: str = "not asked for"
 
     @property
     def region(self) -> str:
@@ -42,21 +54,25 @@ class Machines:
 
     def needs(self, nodes: int) -> dict[str, float]:
         """What that many nodes take of each quota; of spot nodes the GPUs alone, for their CPUs may count in two."""
-        spot = self.provisioning in ("spot", "preemptible")
         model = self.accelerator.removeprefix("nvidia-").removeprefix("tesla-").replace("-", "_").upper()
         gpus = float(nodes * self.gpus_each)
-        found = {f"{'PREEMPTIBLE_' if spot else ''}NVIDIA_{model}_GPUS": gpus, _ALL_REGIONS: gpus}
+        found = {f"{'PREEMPTIBLE_' if self.spot else ''}NVIDIA_{model}_GPUS": gpus, _ALL_REGIONS: gpus}
         family = self.machine_type.partition("-")[0]
-        if self.cpus_each and not spot:
+        if self.cpus_each and not self.spot:
             found["CPUS" if family in _SHARED_CPUS else f"{family.upper()}_CPUS"] = float(nodes * self.cpus_each)
         return found
 
     @property
+    def spot(self) -> bool:
+        """Whether they may be taken back, which has quotas of its own."""
+        return self.provisioning in ("spot", "preemptible")
+
+    @property
     def cpus_each(self) -> int | None:
-        """CPUs of a machine, where its type says them: `n1-standard-4`, `n2-custom-8-32768`; not `a2-highgpu-1g`."""
+        """CPUs of a machine: what its type's name says (`n1-standard-4`, `n2-custom-8-32768`), else `guest_cpus`."""
         parts = self.machine_type.split("-")
         said = parts[parts.index("custom") + 1] if "custom" in parts[:-1] else parts[-1]
-        return int(said) if said.isdigit() else None
+        return int(said) if said.isdigit() else self.guest_cpus
 
 
 def machines(state: PoolState, *, spot: bool = False) -> Machines:
@@ -84,12 +100,23 @@ def check(stage: StageRun, pool: Pool, state: PoolState | None, *, live: int, wa
             with Compute(pool.project) as compute:
                 quotas = compute.quotas(region)
                 held = [item for zone in state.locations for item in compute.reservations(zone)]
+                asked = [(with_cpus(compute, kind) if count else kind, count) for kind, count in asked]
         except ClusterError as error:
             step.ok(f"not read: {error.what}")
             stage.check(unread(f"{error.what}: {error.reason}", sum(count for _, count in asked)))
             return
         step.ok(f"{len(quotas)} quotas of {region}, {len(held)} reservations")
     stage.check(judge(asked, quotas, held))
+
+
+def with_cpus(compute: Compute, kind: Machines) -> Machines:
+    """With the CPUs that Compute Engine says, where a quota counts them and the type's name does not say them."""
+    if kind.spot or kind.cpus_each is not None:
+        return kind
+    try:
+        return replace(kind, guest_cpus=compute.guest_cpus(kind.zones[0], kind.machine_type))
+    except ClusterError as error:
+        return replace(kind, unread=f"{error.what}: {error.reason}")
 
 
 def unread(why: str, to_come: int) -> Check:
@@ -113,16 +140,19 @@ def judge(
     """
     needed: dict[str, float] = {}
     evidence: list[str] = []
+    told: list[str] = []
+    untold: list[str] = []
     for kind, count in asked:
         usable = [item for item in reservations if _takes_from(kind, item)]
         held = min(count, sum(item.free for item in usable))
         evidence += [f"reservation {item.name}: {item.free} machines free" for item in usable]
+        told += [f"{kind.machine_type}: {kind.guest_cpus} CPUs"] if kind.guest_cpus else []
+        if count > held and kind.cpus_each is None and not kind.spot:
+            untold.append(f"CPUs of {kind.machine_type}: {kind.unread}")
         for metric, amount in kind.needs(count - held).items():
             needed[metric] = needed.get(metric, 0) + amount
     short = [name for name, amount in needed.items() if name in quotas and amount > max(0, quotas[name].left)]
-    unsaid = [f"{name} is not said" for name in needed if name not in quotas]
-    untold = [kind.machine_type for kind, count in asked if count and kind.cpus_each is None]
-    unsaid += [f"{machine_type} does not say its CPUs" for machine_type in untold]
+    unsaid = [f"{name} is not said" for name in needed if name not in quotas] + untold
     to_come = sum(count for _, count in asked)
     lines = {name: _line(name, amount, quotas.get(name)) for name, amount in needed.items()}
     if short:
@@ -133,8 +163,8 @@ def judge(
         False if short else None if unsaid else True,
         expected=f"room for the {to_come} nodes to come in " + ", ".join(needed),
         observed=observed,
-        evidence=[*lines.values(), *(evidence or ["no reservation of such machines"])],
-        remedy="" if short else "what was not read is not proved: look at it among the region's quotas in the console",
+        evidence=[*lines.values(), *told, *(evidence or ["no reservation of such machines"])],
+        remedy="" if short else _UNSAID,
     )
 
 

@@ -19,6 +19,10 @@ from tests.llmd_runbook.stages.review.test_capacity import POOL
 T4 = Machines("n1-standard-4", "nvidia-tesla-t4", 1, ("us-central1-a",), "standard", "ANY_RESERVATION")
 QUOTAS = {"NVIDIA_T4_GPUS": Quota(4, 1), "GPUS_ALL_REGIONS": Quota(4, 1), "CPUS": Quota(72, 8)}
 HELD = Reservation("held", "n1-standard-4", ("nvidia-tesla-t4",), free=2, by_name=False)
+GPU = "nvidia-tesla-a100"
+A100 = replace(T4, machine_type="a2-highgpu-1g", accelerator=GPU)
+A100_QUOTAS = {name: Quota(8, 0) for name in ("NVIDIA_A100_GPUS", "PREEMPTIBLE_NVIDIA_A100_GPUS", "GPUS_ALL_REGIONS")}
+"""Those that its GPUs count in."""
 
 
 def test_what_nodes_take_of_each_quota() -> None:
@@ -64,12 +68,28 @@ def test_a_metric_that_is_not_said_is_not_read() -> None:
     assert check.observed == "quota not read: NVIDIA_T4_GPUS is not said"
 
 
-def test_a_machine_type_that_does_not_say_its_cpus_leaves_that_quota_open() -> None:
-    a100 = replace(T4, machine_type="a2-highgpu-1g", accelerator="nvidia-a100-80gb")
-    assert a100.needs(2) == {"NVIDIA_A100_80GB_GPUS": 2, "GPUS_ALL_REGIONS": 2}
-    check = judge([(a100, 2)], {**QUOTAS, "NVIDIA_A100_80GB_GPUS": Quota(8, 0)}, [])
+def test_a_machine_type_whose_cpus_are_not_said_leaves_that_quota_open() -> None:
+    assert A100.needs(2) == {"NVIDIA_A100_GPUS": 2, "GPUS_ALL_REGIONS": 2}
+    check = judge([(replace(A100, unread="refused"), 2)], A100_QUOTAS, [])
     assert check.verdict is Verdict.INCONCLUSIVE
-    assert check.observed == "quota not read: a2-highgpu-1g does not say its CPUs"
+    assert check.observed == "quota not read: CPUs of a2-highgpu-1g: refused"
+    assert judge([(A100, 0)], A100_QUOTAS, []).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(("limit", "verdict"), [(24, Verdict.PASS), (23, Verdict.FAIL)])
+def test_cpus_that_compute_engine_said_count_in_their_quota(limit: float, verdict: Verdict) -> None:
+    told = replace(A100, guest_cpus=12)
+    assert told.needs(2)["A2_CPUS"] == 24
+    check = judge([(told, 2)], {**A100_QUOTAS, "A2_CPUS": Quota(limit, 0)}, [])
+    assert check.verdict is verdict
+    assert "a2-highgpu-1g: 12 CPUs" in check.evidence
+
+
+def test_what_takes_no_cpus_of_a_quota_needs_none_said() -> None:
+    """Spot machines, whose CPUs may count in two quotas, and reserved ones, which were counted before."""
+    spot = judge([(replace(A100, provisioning="spot"), 2)], A100_QUOTAS, [])
+    held = judge([(A100, 2)], A100_QUOTAS, [replace(HELD, machine_type=A100.machine_type, accelerators=(GPU,))])
+    assert (spot.verdict, held.verdict) == (Verdict.PASS, Verdict.PASS)
 
 
 @pytest.mark.parametrize(
@@ -137,3 +157,44 @@ def test_what_is_read_decides(
         api.on("/projects/p/zones/us-central1-a/reservations", Reply(body={}))
         short = checked(open_stage, bench)
     assert (short.verdict, short.observed) == (Verdict.FAIL, "short: NVIDIA_T4_GPUS: 2 to come, 1 of 2 in use")
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict", "said"),
+    [
+        (Reply(body={"guestCpus": 12}), Verdict.FAIL, "short: A2_CPUS: 24 to come, 0 of 12 in use"),
+        (Reply(body={"guestCpus": 6}), Verdict.PASS, "A2_CPUS: 12 to come, 0 of 12 in use"),
+        (
+            Reply(403, {"error": {"message": "Required 'compute.machineTypes.get' permission for 'a2-highgpu-1g'"}}),
+            Verdict.INCONCLUSIVE,
+            "quota not read: CPUs of a2-highgpu-1g: cannot read the Compute Engine API: "
+            "Required 'compute.machineTypes.get' permission for 'a2-highgpu-1g'",
+        ),
+    ],
+)
+def test_a_name_without_cpus_is_looked_up(
+    open_stage: Callable[[str], StageRun],
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    reply: Reply,
+    verdict: Verdict,
+    said: str,
+) -> None:
+    bench.notebook("01_review_state")
+    stage = open_stage("01_review_state")
+    zone = "/projects/p/zones/us-central1-a"
+    everywhere = [{"metric": "GPUS_ALL_REGIONS", "limit": 9, "usage": 0}]
+    region = [{"metric": metric, "limit": 12, "usage": 0} for metric in ("NVIDIA_A100_GPUS", "A2_CPUS")]
+    with serving() as api:
+        monkeypatch.setenv(ENDPOINT_VARIABLE, f"{api.url}/")
+        api.on("/projects/p", Reply(body={"quotas": everywhere}))
+        api.on("/projects/p/regions/us-central1", Reply(body={"quotas": region}))
+        api.on(f"{zone}/reservations", Reply(body={}))
+        api.on(f"{zone}/machineTypes/a2-highgpu-1g", reply)
+        pool = replace(POOL, machine_type="a2-highgpu-1g", accelerator_type=GPU)
+        quota.check(stage, bench.profile.pool, pool, live=1, wanted=3, spot=0)
+    (check,) = stage.finish().checks
+    assert check.verdict is verdict
+    assert said in check.observed
+    if verdict is Verdict.INCONCLUSIVE:
+        assert "roles/compute.viewer" in str(check.remedy)
