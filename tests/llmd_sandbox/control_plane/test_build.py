@@ -8,6 +8,7 @@ import pytest
 
 from llmd_sandbox.control_plane import assets, build, go, versions, wheels
 from llmd_sandbox.errors import SandboxError
+from tests.llmd_sandbox.told import Told
 
 Program = Callable[[Path, str], None]
 
@@ -23,24 +24,6 @@ build) echo "$7" >> "{root}/built"
      echo compiled >&2; cp "{root}/bin/go" "$2" ;;
 esac
 """
-
-
-class Told:
-    """A reporter that remembers."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.steps: list[tuple[str, int | None]] = []
-        self.details: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-    def step(self, title: str, total: int | None) -> None:
-        self.steps.append((title, total))
-
-    def advance(self, detail: str) -> None:
-        self.details.append(detail)
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,5 @@
-"""A small cluster's objects, and a sandbox of the test's own."""
+"""A small cluster's objects."""
 
-import random
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +8,6 @@ import yaml
 
 from llmd_sandbox.gateway.objects import World
 from llmd_sandbox.kube import key
-from llmd_sandbox.site import Site
 
 _FIELDS = {
     "GatewayClass": "classes",
@@ -32,20 +28,3 @@ def world() -> World:
     for item in yaml.safe_load_all(text):
         found[_FIELDS[item["kind"]]][key(item)] = item
     return World(**found)
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A sandbox below tmp_path with a block of addresses that nobody else has."""
-    monkeypatch.setenv("LLMD_SANDBOX_STATE", str(tmp_path))
-    for octet in random.sample(range(30, 250), 50):
-        candidate = Site("gateway-test", octet, startup_scale=0.001)
-        with socket.socket() as guard:
-            try:
-                guard.bind(candidate.guard_address)
-            except OSError:
-                continue
-            guard.listen()
-            yield candidate
-            return
-    raise RuntimeError("no block of loopback addresses is free")

@@ -1,12 +1,10 @@
-"""An API server in memory, a sandbox of the test's own, and pods whose image is a shell."""
+"""An API server in memory, and pods whose image is a shell."""
 
 import asyncio
 import copy
 import itertools
-import random
-import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -155,23 +153,6 @@ def calls(fake: FakeApi) -> list[tuple[str, str]]:
 def until(fake: FakeApi) -> Until:
     """Wait for something to become true in the API; woken by every change."""
     return fake.until
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A sandbox below tmp_path with a block of addresses that nobody else has."""
-    monkeypatch.setenv("LLMD_SANDBOX_STATE", str(tmp_path))
-    for octet in random.sample(range(30, 250), 50):
-        candidate = Site("kubelet-test", octet, startup_scale=0.001)
-        with socket.socket() as guard:
-            try:
-                guard.bind(candidate.guard_address)
-            except OSError:
-                continue
-            guard.listen()
-            yield candidate
-            return
-    raise RuntimeError("no block of loopback addresses is free")
 
 
 @pytest.fixture

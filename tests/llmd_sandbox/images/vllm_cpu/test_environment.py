@@ -15,26 +15,9 @@ import pytest
 
 from llmd_sandbox.errors import SandboxError
 from llmd_sandbox.images.vllm_cpu import VERSION, environment
+from tests.llmd_sandbox.told import Told
 
 REAL_LOCK = environment.LOCK
-
-
-class Told:
-    """A reporter that remembers."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.steps: list[tuple[str, int | None]] = []
-        self.details: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-    def step(self, title: str, total: int | None) -> None:
-        self.steps.append((title, total))
-
-    def advance(self, detail: str) -> None:
-        self.details.append(detail)
 
 
 def wheel(folder: Path, name: str) -> str:
