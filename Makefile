@@ -31,7 +31,7 @@ test: $(VENV)/.dev ## unit tests, the whole migration on a sandbox, and the note
 	@$(BIN)/llmd-sandbox build  # outside the tests, whose time is limited
 # Two files at a time, in the order of their names: those that wait for sandboxes come first, units fill in.
 # The picker is the sandbox's own, for every layout, whatever the other lanes are given.
-	env -u LLMD_SANDBOX_EPP $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	env -u LLMD_SANDBOX_EPP $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 test-vllm: $(VENV)/.dev ## the simulator against the real vLLM on CPU, and the notebooks on it (VLLM=contract or VLLM=notebooks: a part of it)
 	@$(BIN)/llmd-sandbox build --engine vllm
