@@ -30,6 +30,8 @@ _PROMPT_TOKENS, _PROMPTS = 12, 50
 _TOKENS = {True: 24, False: 4}
 """Of an answer, by whether it is streamed: streams last half a second or more, so that some are open at any time."""
 _FIRST_ANSWERS_S = 20.0
+LAST = 5
+"""Requests, the last under a name, that say whether it is answered at the end of the swap."""
 
 
 class SwapProbe:

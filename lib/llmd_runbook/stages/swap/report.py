@@ -23,7 +23,7 @@ from llmd_runbook.analysis.cutover import (
 )
 from llmd_runbook.run import StageRun
 from llmd_runbook.run.display import lines
-from llmd_runbook.stages.swap.probe import KEY, announced, kept
+from llmd_runbook.stages.swap.probe import KEY, LAST, announced, kept
 from llmd_runbook.verdicts import Check, Table, declare
 
 LEAST_RATE_PER_S = 20.0
@@ -37,8 +37,9 @@ LOSSES = declare(
 )
 GAP = declare(
     "swap.gap",
-    "the time in which neither name was served is known, and afterwards the new name was answered",
-    "see the replicas and the route: at the end of the swap nothing answered under the new name",
+    "the time in which neither name was served is known, and afterwards the new name was answered, or after a way back "
+    "the old one",
+    "see the replicas and the route: at the end of the swap nothing answered under that name",
 )
 
 
@@ -91,11 +92,11 @@ def losses(requests: Sequence[Asked], said: Sequence[Announced], data: dict[str,
     )
 
 
-def service_gap(requests: Sequence[Asked], found: Gap, data: dict[str, object]) -> Check:
-    """The gap between the patterns; fails where the new name is not answered at the end."""
-    new = [one for one in requests if one.model == NEW]
-    last = new[-5:]
-    served = len(last) == 5 and all(one.ok for one in last)
+def service_gap(requests: Sequence[Asked], found: Gap, data: dict[str, Any]) -> Check:
+    """The gap; fails where, at the end, the new name is not answered, or the old one where a way back was begun."""
+    name = OLD if "rolling back" in data["marks"] else NEW
+    last = [one for one in requests if one.model == name][-LAST:]
+    served = len(last) == LAST and all(one.ok for one in last)
     if found.at_most_s is None:
         seen = "nothing was answered " + ("before it" if found.before_s is None else "after it")
     else:
@@ -103,11 +104,11 @@ def service_gap(requests: Sequence[Asked], found: Gap, data: dict[str, object]) 
     seen += f"; lost in it: {found.lost[OLD]} under the old name, {found.lost[NEW]} under the new one"
     known = found.at_most_s is not None and not data["trouble"]
     return GAP.judge(
-        False if new and not served else True if known else None,
-        expected="a gap with both ends, and answers under the new name from then on",
+        False if last and not served else True if known else None,
+        expected=f"a gap with both ends, and answers under the {name} name from then on",
         observed=seen,
-        evidence=[f"the probe's last requests under the new name: {[one.error or 'answered' for one in last]}"],
-        remedy="" if new and not served else "run the swap from a serving Pattern 1, through one known address",
+        evidence=[f"the probe's last requests under the {name} name: {[one.error or 'answered' for one in last]}"],
+        remedy="" if last and not served else "run the swap from a serving Pattern 1, through one known address",
     )
 
 

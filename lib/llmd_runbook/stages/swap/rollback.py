@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from llmd_runbook.analysis.cutover import OLD
 from llmd_runbook.clients.kubernetes import Kubernetes
 from llmd_runbook.errors import (
     ApiError,
@@ -22,7 +23,7 @@ from llmd_runbook.stages import site
 from llmd_runbook.stages.load import traffic
 from llmd_runbook.stages.swap import by_hand as swap_by_hand
 from llmd_runbook.stages.swap import steps
-from llmd_runbook.stages.swap.probe import SwapProbe
+from llmd_runbook.stages.swap.probe import LAST, SwapProbe
 from llmd_runbook.verdicts import declare
 
 REASONS = (DeadlineExceeded, GateFailed, ToolError, ApiError, NotFound, Unreachable)
@@ -55,6 +56,7 @@ def go_back(stage: StageRun, probe: SwapProbe, cause: RunbookError) -> NoReturn:
     try:
         _restore(stage, kube)
         probe.mark("restored")
+        probe.wait_for(OLD, LAST, since="restored")  # its record ends with what clients meet now
     except RunbookError as error:
         now = swap_by_hand.state(stage, kube)
         stage.check(SERVES.judge(False, expected="Pattern 1 serves", observed=f"{error.what}; {now}"))

@@ -148,6 +148,28 @@ def test_after_a_way_back_the_new_name_may_be_refused_and_the_old_one_not(bench:
     assert not any(item.covers(one(NEW, 6.5, "http_503")) for item in said)
 
 
+@pytest.mark.parametrize(
+    ("marks", "end", "verdict"),
+    [
+        ({"rolling back": 7.0, "restored": 8.0}, None, Verdict.PASS),
+        ({"rolling back": 7.0, "restored": 8.0}, "http_503", Verdict.FAIL),
+        ({"rolling back": 7.0}, None, Verdict.PASS),  # what failed of the way back left the old name answered
+        ({"rolling back": 7.0}, "http_503", Verdict.FAIL),
+        ({}, None, Verdict.FAIL),  # it stopped where it failed: clients were to get the new name
+    ],
+)
+def test_who_is_answered_at_the_end_depends_on_whether_a_way_back_was_begun(
+    bench: Bench, marks: dict[str, float], end: str | None, verdict: Verdict
+) -> None:
+    """The new name is refused all the time: Pattern 3 never got a request."""
+    requests = [one((OLD, NEW)[n % 2], n / 30, "http_404" if n % 2 else end if n > 240 else None) for n in range(300)]
+    data = {"marks": marks, "trouble": ""}
+    found = service_gap(requests, gap(requests, announced(profile_of(bench, "surge"), data)), data)
+    assert found.verdict is verdict
+    assert f"answers under the {'old' if marks else 'new'} name" in found.expected
+    assert ("nothing was answered after it" in found.observed) is bool(end)
+
+
 @pytest.mark.parametrize("stamp", ["simulated engine", ""])
 @pytest.mark.parametrize("requests", [surged(n60="http_500"), []], ids=["some", "none"])
 def test_a_simulated_picture_says_so(bench: Bench, requests: list[Asked], stamp: str) -> None:

@@ -70,6 +70,8 @@ class Probe:
         self.marks: dict[str, float] = {}
         self.trouble = ""
         self.sent = answers()
+        self.waits: list[tuple[str, str]] = []
+        """What was waited for: requests under this name, since this moment."""
 
     def mark(self, name: str, *, ago_s: float = 0.0) -> None:
         self.marks.setdefault(name, 1.0)
@@ -78,6 +80,7 @@ class Probe:
         assert name == NEW
 
     def wait_for(self, name: str, answers: int, *, since: str = "") -> bool:
+        self.waits.append((name, since))
         return True
 
     def requests(self) -> list[Asked]:
@@ -220,6 +223,7 @@ def test_a_gate_that_fails_leads_back_to_pattern_1(swap: Swap, what: str, strate
     else:  # nothing of Pattern 1 runs: what is there goes first, for its GPUs
         assert swap.done == ["remove a", "install b", "route to b", "own route closed", "remove b", "route to a"]
     assert {"rolling back", "restored"} <= swap.probe.marks.keys()
+    assert swap.probe.waits[-1] == (OLD, "restored")  # so that the end of its record says whether Pattern 1 serves
     found = swap.checks()
     assert [name for name, check in found.items() if check.verdict is not Verdict.PASS] == [gate]
     assert observed in found[gate].observed
