@@ -48,6 +48,11 @@ def test_every_check_passes_through_it(run: Run) -> None:
     }
 
 
+def test_its_log_shows_the_configuration_that_it_loaded(run: Run) -> None:
+    found = {check.id: check for check in result(run, "05_routing_affinity").checks}
+    assert "by the picker's own log" in found["routing.config_loaded"].observed
+
+
 def test_the_record_says_that_the_picker_is_real(run: Run) -> None:
     assert run.cluster.real["picker"].startswith("real")
     assert run.cluster.real["engine"].startswith("simulated")
