@@ -57,12 +57,22 @@ def test_a_plugin_that_the_picker_does_not_know(bench: Bench, tmp_path: Path) ->
     assert {found[name].verdict for name in (LATER, *BLOCKS)} == {Verdict.INCONCLUSIVE}
 
 
+@contextmanager
+def edited(bench: Bench, folder: Path) -> Iterator[None]:
+    """Another weight in the ConfigMap of Pattern 3's picker, which goes on with the one that it started with."""
+    before = bench.saved("configmap", PICKER3)
+    assert "weight: 3" in before
+    bench.create(before.replace("weight: 3", "weight: 1"), folder)
+    try:
+        yield
+    finally:
+        bench.create(before, folder)
+
+
 @fails("routing.config_loaded")
 def test_a_configuration_that_was_changed_after_the_picker_had_started(bench: Bench, tmp_path: Path) -> None:
-    before = bench.saved("configmap", PICKER3)
-    bench.create(before.replace("weight: 3", "weight: 1"), tmp_path)
-    found = configuration(bench)
-    bench.create(before, tmp_path)
+    with edited(bench, tmp_path):
+        found = configuration(bench)
     assert (
         "weight of prefix-cache-scorer: 3 in the log, 1 in the file" in broken(found, "routing.config_loaded").observed
     )
@@ -220,11 +230,8 @@ def test_replicas_that_cache_no_prefix(bench: Bench) -> None:
 
 @fails("affinity.explained")
 def test_a_configuration_that_the_picker_has_not_read(bench: Bench, tmp_path: Path) -> None:
-    """Somebody edits the ConfigMap, and the picker goes on with the weights that it started with."""
-    before = bench.saved("configmap", "gaie-pattern3-epp")
-    bench.create(before.replace("weight: 3", "weight: 1"), tmp_path)
-    found = affinity(bench)
-    bench.create(before, tmp_path)
+    with edited(bench, tmp_path):
+        found = affinity(bench)
     evidence = str(broken(found, "affinity.explained").evidence)
     assert "weighted total" in evidence
     assert "queue-scorer 58 of 58" in found["affinity.explained"].observed
@@ -249,10 +256,12 @@ def past_the_pool(bench: Bench, folder: Path, selector: dict[str, str], *, pool:
     rule["backendRefs"] = [*to_pool, {"kind": "Service", "name": "past", "port": 8000, "weight": 1}]
     bench.kube.apply(HTTP_ROUTES, route, "llm-d")
     bench.answers(bench.profile.pattern3.model)
-    yield
-    bench.kube.apply(HTTP_ROUTES, traffic.manifest(bench.profile, bench.profile.pattern3), "llm-d")
-    bench.kubectl("delete", "service", "past")
-    bench.answers(bench.profile.pattern3.model)
+    try:
+        yield
+    finally:
+        bench.kube.apply(HTTP_ROUTES, traffic.manifest(bench.profile, bench.profile.pattern3), "llm-d")
+        bench.kubectl("delete", "service", "past")
+        bench.answers(bench.profile.pattern3.model)
 
 
 @fails("affinity.spread")
