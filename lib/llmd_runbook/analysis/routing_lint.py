@@ -51,9 +51,9 @@ def config(facts: RoutingFacts) -> Finding:
 def config_loaded(facts: RoutingFacts) -> Finding:
     """A picker reads its file once, at its start, and logs what it read; a later change of the file restarts nothing.
 
-    Times prove no difference: what was changed since may have been a label.
+    Where its log does not tell, times count: they prove no difference, for what was changed since may be a label.
     """
-    expected = "plugins, parameters and weights in the log of the picker's start are those of its ConfigMap"
+    expected = "the picker logged at its start the plugins, parameters and weights of its ConfigMap, or that is older"
     if isinstance(facts.config, Unread) or isinstance(facts.picker, Unread):
         return Finding("config_loaded", None, expected, _reason(facts.config, facts.picker))
     running = [pod for pod in facts.picker.pods if pod.ready and pod.started]

@@ -25,7 +25,7 @@ CHECKS = {
     ),
     "config_loaded": declare(
         "routing.config_loaded",
-        "the picker runs with the plugins, parameters and weights that its ConfigMap has now, by the log of its start",
+        "the picker runs with the plugins, parameters and weights that its ConfigMap has now",
         "restart the picker, which reads its configuration when it starts; its prefix index starts empty then",
     ),
     "kv_metric": declare(
