@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from kubernetes.utils.quantity import parse_quantity
 
+from llmd_runbook.analysis.picker_config import PickerConfig
+from llmd_runbook.analysis.picker_loaded import loaded
 from llmd_runbook.analysis.routing_facts import (
     ConfigFacts,
     NodeFacts,
@@ -56,7 +58,7 @@ def routing_facts(
         workloads=_read(lambda: tuple(map(_workload, kube.all(DEPLOYMENTS, namespace)))),
         selector=pool.selector,
         routes=_read(lambda: tuple(map(_route, kube.all(HTTP_ROUTES, namespace)))),
-        picker=workload if isinstance(workload, Unread) else _picker(*workload),
+        picker=workload if isinstance(workload, Unread) else _picker(kube, namespace, *workload),
         config=workload if isinstance(workload, Unread) else _config(kube, namespace, workload[0]),
         nodes=_read(lambda: tuple(map(_node, kube.all(NODES)))),
         shared_prompts=shared_prompts,
@@ -124,29 +126,43 @@ def _route(item: Object) -> RouteFacts:
     return RouteFacts(view.name, tuple(view.backends), view.conditions)
 
 
-def _picker(deployment: Object, pods: list[Object]) -> PickerFacts:
+def _picker(kube: Kubernetes, namespace: str, deployment: Object, pods: list[Object]) -> PickerFacts:
     spec = deployment["spec"]["template"]["spec"]
     return PickerFacts(
         deployment=deployment["metadata"]["name"],
         image=spec["containers"][0].get("image", ""),
         arguments=tuple(picker_arguments(deployment)),
         replicas=int(deployment["spec"].get("replicas", 1)),
-        pods=tuple(sorted(map(_picker_pod, pods), key=lambda pod: pod.name)),
+        pods=tuple(sorted((_picker_pod(kube, namespace, pod) for pod in pods), key=lambda pod: pod.name)),
         requests_cpus=_requested(spec["containers"], "cpu"),
         requests_bytes=_requested(spec["containers"], "memory"),
     )
 
 
-def _picker_pod(pod: Object) -> PickerPod:
+def _picker_pod(kube: Kubernetes, namespace: str, pod: Object) -> PickerPod:
     status = pod.get("status", {})
     states = [item.get("state", {}) for item in status.get("containerStatuses", [])]
+    started = next((state["running"].get("startedAt", "") for state in states if state.get("running")), "")
     return PickerPod(
         name=pod["metadata"]["name"],
         ready=condition(status, "Ready").startswith("True"),
         scheduled=bool(pod.get("spec", {}).get("nodeName")),
-        started=next((state["running"].get("startedAt", "") for state in states if state.get("running")), ""),
+        started=started,
         trouble=trouble(pod),
+        loaded=_loaded(kube, namespace, pod) if started else Unread("its container does not run"),
     )
+
+
+def _loaded(kube: Kubernetes, namespace: str, pod: Object) -> PickerConfig | Unread:
+    """What the log of the picker's container, a pod's first, shows at its start."""
+    name, container = pod["metadata"]["name"], pod["spec"]["containers"][0]["name"]
+    text = _read(lambda: kube.log_start(name, namespace, container))
+    if isinstance(text, Unread):
+        return text
+    try:
+        return loaded(text.splitlines()) or Unread("its log does not reach back to its start, or does not tell")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        return Unread(f"its log tells what it loaded in a form that is not understood: {error}")
 
 
 def _config(kube: Kubernetes, namespace: str, deployment: Object) -> ConfigFacts | Unread:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmd_runbook.analysis.routing_facts import PickerFacts, RoutingFacts, Unread
+from llmd_runbook.analysis.picker_config import PickerConfig
+from llmd_runbook.analysis.routing_facts import PickerFacts, PickerPod, RoutingFacts, Unread
 from llmd_runbook.clients.kubernetes import (
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -23,6 +25,7 @@ from llmd_runbook.errors import Forbidden
 from llmd_runbook.topology import PoolView
 from tests.llmd_runbook.memory import Memory
 
+DATA = Path(__file__).parents[1] / "data"
 NS = "llm-d"
 LABELS = {"model": "qwen"}
 POOL = PoolView("pool", LABELS, 8000, "epp", 9002, {})
@@ -35,12 +38,18 @@ class Cluster(Memory):
     def __init__(self) -> None:
         super().__init__()
         self.pages: dict[str, str] = {}
+        self.log = ""
         self.refused: set[str] = set()
 
     def raw(self, path: str) -> str:
         if path not in self.pages:
             raise Forbidden("not permitted", where=path, reason=f"no pods/proxy for {path.rpartition('/')[2]}")
         return self.pages[path]
+
+    def log_start(self, pod: str, namespace: str, container: str) -> str:
+        if "log" in self.refused:
+            raise Forbidden("not permitted", where=pod, reason="may not get log")
+        return self.log if (pod, container) == ("epp-1", "epp") else ""
 
     def all(
         self, resource: Resource, namespace: str | None = None, selector: str = "", fields: str = ""
@@ -72,6 +81,7 @@ def cluster() -> Cluster:
         root = f"/api/v1/namespaces/{NS}/pods/{name}:8000/proxy/"
         kube.pages |= {f"{root}metrics": METRICS, f"{root}v1/models": '{"data": [{"id": "Qwen/Q"}, {"id": "lora"}]}'}
     container = {
+        "name": "epp",
         "image": "epp:v1.2.0",
         "args": ["--config-file", "/config/x.yaml", "-v=4"],
         "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}},
@@ -84,7 +94,9 @@ def cluster() -> Cluster:
     kube.add(DEPLOYMENTS, named("epp", spec={"selector": {"matchLabels": {"app": "epp"}}, "template": template}))
     state = {"state": {"running": {"startedAt": "2026-11-24T10:00:00Z"}}}
     status = {"conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [state]}
-    kube.add(PODS, named("epp-1", {"app": "epp"}, spec={"nodeName": "n1"}, status=status))
+    kube.add(
+        PODS, named("epp-1", {"app": "epp"}, spec={"nodeName": "n1", "containers": [container, sidecar]}, status=status)
+    )
     config = named("epp", data={"x.yaml": "kind: EndpointPickerConfig"})
     config["metadata"]["managedFields"] = [{"time": "2026-11-24T09:00:00Z"}, {"time": "2026-11-24T09:30:00Z"}, {}]
     kube.add(CONFIG_MAPS, config)
@@ -119,6 +131,42 @@ def test_everything_is_found_through_the_pool(cluster: Cluster) -> None:
     assert (facts.nodes[0].cpus, facts.nodes[0].memory_bytes) == (3.92, 12 * 2**30)
     assert not isinstance(facts.workloads, Unread)
     assert facts.workloads[0].selector == {"matchLabels": {"app": "epp"}}
+
+
+def picker_pod(kube: Kubernetes) -> PickerPod:
+    facts = read(kube)
+    assert isinstance(facts.picker, PickerFacts)
+    return facts.picker.pods[0]
+
+
+def test_what_the_picker_loaded_is_in_its_log(cluster: Cluster) -> None:
+    cluster.log = (DATA / "picker-v0.4-start.log").read_text(encoding="utf-8")
+    found = picker_pod(cluster).loaded
+    assert isinstance(found, PickerConfig)
+    assert found.weights == {"queue-scorer": 2, "kv-cache-utilization-scorer": 1, "prefix-cache-scorer": 3}
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        ("", "does not reach back to its start"),
+        ('2026-11-28T12:34:44Z\tINFO\tx\tLoaded configuration\t{"config": "[]"}', "not understood: no list of plugins"),
+        ("2026-11-28T12:34:44Z\tINFO\tx\tLoaded configuration\t{}", "not understood"),
+        ("x Loaded configuration", "not understood"),
+    ],
+)
+def test_a_log_that_does_not_tell_says_why(cluster: Cluster, log: str, reason: str) -> None:
+    cluster.log = log
+    found = picker_pod(cluster).loaded
+    assert isinstance(found, Unread)
+    assert reason in found.reason
+
+
+def test_a_log_that_may_not_be_read_costs_what_it_tells(cluster: Cluster) -> None:
+    cluster.refused = {"log"}
+    found = picker_pod(cluster)
+    assert found.loaded == Unread("not permitted: may not get log")
+    assert found.ready
 
 
 def test_a_pod_that_is_not_ready_is_known_by_its_arguments(cluster: Cluster) -> None:

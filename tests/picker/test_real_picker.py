@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
+from llmd_runbook.analysis.picker_config import parse
+from llmd_runbook.analysis.picker_loaded import differences, loaded
 from llmd_runbook.manifest import Run, Status
 from llmd_runbook.run.store import all_runs
 from llmd_runbook.verdicts import StageResult, Verdict
@@ -65,6 +68,19 @@ def test_the_profile_reaches_it_as_its_generation_needs(run: Run, picker: Picker
     config = picker.sandbox.kubectl("get", "configmap", "gaie-pattern3-epp", "-o", "yaml")
     version = "llm-d.ai/v1alpha1" if picker.prepared.newer else "inference.networking.x-k8s.io/v1alpha1"
     assert f"apiVersion: {version}" in config
+
+
+def test_the_log_of_its_start_shows_the_configuration_that_it_loaded(picker: Picker) -> None:
+    """Of a new start, for a busy picker's log is rotated away within minutes; after the tests that read the old log."""
+    kubectl = picker.sandbox.kubectl
+    names = kubectl("get", "deployments", "-o", "jsonpath={.items[*].metadata.name}").split()
+    (name,) = (item for item in names if item.endswith("-epp"))
+    kubectl("rollout", "restart", f"deployment/{name}")
+    kubectl("rollout", "status", f"deployment/{name}", "--timeout=120s")
+    (file,) = json.loads(kubectl("get", "configmap", name, "-o", "jsonpath={.data}")).values()
+    found = loaded(kubectl("logs", f"deployment/{name}", "--limit-bytes=262144").splitlines())
+    assert found is not None
+    assert differences(found, parse(file)) == []
 
 
 def test_without_a_binary_the_lane_says_what_is_missing() -> None:

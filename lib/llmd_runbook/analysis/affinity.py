@@ -77,7 +77,9 @@ def judge(table: Table, control: Table | None, *, seed: int, alpha: float = ALPH
     """The verdict on prefix affinity.
 
     A pass needs a rejected null, groups with different homes, and a control arm that could reject and does not.
-    A failure needs enough power to have found a working router; else nothing is proved.
+    A failure needs enough power to have found a working router; else nothing is proved. Nor is it where every request
+    of both arms went to one replica: one table has these totals, whatever the routing, and whether any other replica
+    can be reached is a question of the spread.
 
     Args:
         table: requests that share a prefix within a group; the groups in random order.
@@ -109,7 +111,9 @@ def judge(table: Table, control: Table | None, *, seed: int, alpha: float = ALPH
         by_chance = float(counts.shape[1]) ** (1 - len(counts))
         if by_chance > alpha:
             return Judgement(None, f"{shown}: so few groups share a home by chance (p = {by_chance:.2g})")
-        if control is not None and _fewer_elsewhere(counts, read_table(control)) <= alpha:
+        if control is None or not _elsewhere(counts, read_table(control)):
+            return Judgement(None, f"{shown}: no request at all reached another replica: there is nothing to permute")
+        if _fewer_elsewhere(counts, read_table(control)) <= alpha:
             return Judgement(
                 None, f"{shown}: every group has the same home, though other requests go elsewhere: run it again"
             )
@@ -138,11 +142,14 @@ def _control_fault(control: Table, seed: int) -> str:
     return ""
 
 
+def _elsewhere(counts: Counts, control: Counts) -> int:
+    """Requests of the control arm that did not go to the one home of all groups."""
+    return int(control.sum() - control[:, int(counts.sum(axis=0).argmax())].sum())
+
+
 def _fewer_elsewhere(counts: Counts, control: Counts) -> float:
     """Probability that requests beside the one home are all in the control arm, if both arms are routed alike."""
-    home = int(counts.sum(axis=0).argmax())
-    of_control = int(control.sum())
-    elsewhere = of_control - int(control[:, home].sum())
+    of_control, elsewhere = int(control.sum()), _elsewhere(counts, control)
     return float(stats.hypergeom.pmf(elsewhere, int(counts.sum()) + of_control, elsewhere, of_control))
 
 

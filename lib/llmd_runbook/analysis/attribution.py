@@ -84,9 +84,13 @@ class Counts:
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """Whether the counters' differences add up to what was sent."""
+    """Whether the counters' differences add up to what was sent.
 
-    ok: bool
+    `ok` is False where fewer were counted than answered: others than these replicas answered. It is None where the
+    difference may be somebody else's requests or a replica that began anew, which say nothing of who answered.
+    """
+
+    ok: bool | None
     sent: int
     counted: int
     reason: str
@@ -113,7 +117,7 @@ def attribute(
 
 
 def reconcile(
-    counts: Mapping[str, Counts], answered: int, unanswered: int = 0, served: Sequence[Served] = ()
+    counts: Mapping[str, Counts], answered: int, unanswered: int = 0, served: Sequence[Served] = (), changed: str = ""
 ) -> Reconciliation:
     """Compare the counters' differences with what was sent.
 
@@ -122,30 +126,34 @@ def reconcile(
         answered: requests with an answer; each is counted by exactly one replica.
         unanswered: requests that failed: a replica may have counted them or not.
         served: who served each of all answered requests, where that is known; then it must agree by replica.
+        changed: what became of the replicas between the two readings, so that a counter may lack some; empty where
+            nothing did.
     """
     missing = [name for name, count in counts.items() if count.before is None or count.after is None]
     if missing:
-        return Reconciliation(False, answered, 0, f"no counter of requests at {', '.join(missing)}")
+        return Reconciliation(None, answered, 0, f"no counter of requests at {', '.join(missing)}")
     moved = {name: int((count.after or 0) - (count.before or 0)) for name, count in counts.items()}
     counted, sent = sum(moved.values()), answered + unanswered
     shown = ", ".join(f"{name} {count}" for name, count in moved.items())
     if fallen := [name for name, count in moved.items() if count < 0]:
         reason = f"the counter fell at {', '.join(fallen)}: the replica was restarted meanwhile"
-        return Reconciliation(False, sent, counted, reason)
+        return Reconciliation(None, sent, counted, reason)
     if counted > sent:
         reason = f"{counted} counted for {sent} sent ({shown}): {counted - sent} of somebody else's requests"
-        return Reconciliation(False, sent, counted, reason)
+        return Reconciliation(None, sent, counted, reason)
     if counted < answered:
         reason = (
             f"{counted} counted for {answered} answered ({shown}): {answered - counted} served by no replica of these"
         )
+        if changed:
+            return Reconciliation(None, sent, counted, f"{reason}, as far as one can tell: {changed}")
         return Reconciliation(False, sent, counted, reason)
     known = Counter(one.replica for one in served)
     if served and None not in known and not unanswered:
         wrong = [f"{name} counted {count} of {known[name]}" for name, count in moved.items() if count != known[name]]
         if wrong:
             reason = f"the replicas' counters contradict the {served[0].evidence}: {'; '.join(wrong)}"
-            return Reconciliation(False, sent, counted, reason)
+            return Reconciliation(None, sent, counted, reason)
     return Reconciliation(True, sent, counted, f"{counted} counted for {sent} sent ({shown})")
 
 

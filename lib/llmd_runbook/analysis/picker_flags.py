@@ -19,6 +19,11 @@ _ZAP_LEVELS = {"debug": 1, "info": 0, "error": 0, "panic": 0}
 
 NEEDED_VERBOSITY = 4
 """Level at which the picker logs every score and choice, in both generations."""
+_CHOICE_VERBOSITY = 3
+MORE_IN_THE_LOG = (
+    "to have both, set the flag v of the InferencePool's release to 4, or let stage 05 raise it while it runs "
+    "(affinity.raise_log_level); each restart empties the picker's prefix index"
+)
 DEFAULT_VERBOSITY = 2
 """The picker's own."""
 
@@ -46,6 +51,23 @@ def verbosity(arguments: Sequence[str]) -> int | None:
     if text is None:
         return DEFAULT_VERBOSITY
     return int(text) if text.lstrip("+-").isdigit() else None
+
+
+def what_is_logged(arguments: Sequence[str]) -> tuple[str, bool]:
+    """The level, what of a decision a picker logs at it, and whether that is all of it.
+
+    >>> what_is_logged(["-v=3"])
+    ('-v 3: the choices, not the scores', False)
+    """
+    level = verbosity(arguments)
+    if level is None:
+        return f"the level is no number: {' '.join(arguments)}", False
+    if level >= NEEDED_VERBOSITY:
+        return f"-v {level}: every score and choice", True
+    return (
+        f"-v {level}: {'the choices, not the scores' if level >= _CHOICE_VERBOSITY else 'no scores, no choices'}",
+        False,
+    )
 
 
 def verbosity_flag(arguments: Sequence[str]) -> int | None:

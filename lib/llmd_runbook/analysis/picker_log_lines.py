@@ -71,7 +71,7 @@ class PickerLines:
             if REQUEST_ID not in line or not any(message in line for message in _MESSAGES):
                 continue
             try:
-                message, fields = _split(line)
+                message, fields = split(line)
                 if message in _MESSAGES:
                     self._take(message, fields)
             except (ValueError, LookupError, TypeError, AttributeError):
@@ -114,8 +114,12 @@ def pod_of(endpoint: str) -> str:
     return pod if pod and rank.isdigit() else endpoint
 
 
-def _split(line: str) -> tuple[str, dict[str, Any]]:
-    """Message and fields of a line in either form."""
+def split(line: str) -> tuple[str, dict[str, Any]]:
+    """Message and fields of a line in either form.
+
+    Raises:
+        ValueError: the line is in neither.
+    """
     line = line.strip()
     if line.startswith("{"):
         fields = json.loads(line)

@@ -58,13 +58,19 @@ class RouteFacts:
 
 @dataclass(frozen=True)
 class PickerPod:
-    """A pod of the endpoint picker; `started` is its container's start (RFC 3339), empty while it does not run."""
+    """A pod of the endpoint picker.
+
+    Attributes:
+        started: its container's start (RFC 3339), empty while it does not run.
+        loaded: the configuration that its log shows at that start.
+    """
 
     name: str
     ready: bool
     scheduled: bool
     started: str
     trouble: str
+    loaded: PickerConfig | Unread
 
 
 @dataclass(frozen=True)

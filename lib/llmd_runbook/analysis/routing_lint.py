@@ -11,12 +11,10 @@ from typing import Any
 
 from llmd_runbook.analysis.guide import GUIDE_PROMPTS
 from llmd_runbook.analysis.picker_config import ConfigError, PickerConfig
-from llmd_runbook.analysis.picker_flags import default_kv_metrics, flag, verbosity
+from llmd_runbook.analysis.picker_flags import default_kv_metrics, flag
+from llmd_runbook.analysis.picker_loaded import differences
 from llmd_runbook.analysis.routing_facts import ReplicaFacts, RoutingFacts, Unread
 from llmd_runbook.analysis.scorers import KV_SCORER, PREFIX_SCORER
-
-LOGS_CHOICE, LOGS_SCORES = 3, 4
-"""Levels from which on a picker logs whom it chose, and every score (facts of both generations' sources)."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +49,36 @@ def config(facts: RoutingFacts) -> Finding:
 
 
 def config_loaded(facts: RoutingFacts) -> Finding:
-    """A picker reads its file once, at its start; a later change of the ConfigMap restarts nothing."""
-    expected = "a configuration that was last changed before the picker started"
+    """A picker reads its file once, at its start, and logs what it read; a later change of the file restarts nothing.
+
+    Where its log does not tell, times count: they prove no difference, for what was changed since may be a label.
+    """
+    expected = "the picker logged at its start the plugins, parameters and weights of its ConfigMap, or that is older"
     if isinstance(facts.config, Unread) or isinstance(facts.picker, Unread):
         return Finding("config_loaded", None, expected, _reason(facts.config, facts.picker))
-    started = [pod.started for pod in facts.picker.pods if pod.ready and pod.started]
-    if not started or not facts.config.changed:
-        return Finding(
-            "config_loaded", None, expected, "no picker runs" if not started else "no time of change is kept"
-        )
-    late = facts.config.changed > min(started)
-    observed = f"changed {facts.config.changed}, picker started {min(started)}"
-    # what was changed may have been a label: nothing is proved, either way
-    return Finding("config_loaded", None if late else True, expected, observed, (facts.config.source,))
+    running = [pod for pod in facts.picker.pods if pod.ready and pod.started]
+    if not running:
+        return Finding("config_loaded", None, expected, "no picker runs")
+    if not isinstance(facts.parsed, PickerConfig):
+        return Finding("config_loaded", None, expected, "nothing can be compared with a file that is refused")
+    first = min(pod.started for pod in running)
+    times = f"changed {facts.config.changed}, picker started {first}"
+    evidence = [facts.config.source, times if facts.config.changed else "no time of change is kept"]
+    other: list[str] = []
+    untold: list[str] = []
+    for pod in running:
+        if isinstance(pod.loaded, Unread):
+            untold.append(f"{pod.name}: {pod.loaded.reason}")
+        else:
+            other += [f"{pod.name}: {difference}" for difference in differences(pod.loaded, facts.parsed)]
+    if other:
+        observed = "; ".join(other[:2]) + (f"; {len(other) - 2} more" if len(other) > 2 else "")
+        return Finding("config_loaded", False, expected, observed, (*evidence, *other))
+    if not untold:
+        return Finding("config_loaded", True, expected, "the same, by the picker's own log", tuple(evidence))
+    before = bool(facts.config.changed) and facts.config.changed <= first
+    observed = f"{evidence[1]}; the log does not tell: {untold[0]}"
+    return Finding("config_loaded", before or None, expected, observed, (*evidence, *untold))
 
 
 def kv_metric(facts: RoutingFacts) -> Finding:
@@ -133,20 +148,6 @@ def route(facts: RoutingFacts) -> Finding:
         return Finding("route", True, expected, ", ".join(item.name for item in good), evidence)
     observed = f"{here[0].name}: {_conditions(here[0].conditions)}" if here else "no HTTPRoute names the pool"
     return Finding("route", False, expected, observed, evidence)
-
-
-def log_level(facts: RoutingFacts) -> Finding:
-    """Below the level the routing may be as good as any; only its evidence is missing, so this never fails."""
-    expected = f"-v {LOGS_SCORES} or more: every score is logged, and whom the picker chose"
-    if isinstance(facts.picker, Unread):
-        return Finding("log_level", None, expected, facts.picker.reason)
-    level = verbosity(facts.picker.arguments)
-    if level is None:
-        return Finding("log_level", None, expected, "the level is no number", facts.picker.arguments)
-    if level >= LOGS_SCORES:
-        return Finding("log_level", True, expected, f"{level}")
-    missing = "the scores are not logged" if level >= LOGS_CHOICE else "neither scores nor choices are logged"
-    return Finding("log_level", None, expected, f"{level}: {missing}", facts.picker.arguments)
 
 
 def single_picker(facts: RoutingFacts) -> Finding:
@@ -239,7 +240,6 @@ RULES: tuple[Rule, ...] = (
     kv_metric,
     selector,
     route,
-    log_level,
     single_picker,
     picker_fits,
     block_size,

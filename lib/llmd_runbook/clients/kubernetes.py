@@ -43,6 +43,7 @@ _WATCH_S = 60
 _LEAST_WATCH_S = 0.5
 """A watch that ends sooner is opened again only after this time, whatever the server does."""
 _FOLLOW_S = 300.0
+_LOG_START_BYTES = 262_144
 _LONGEST_PAUSE_S = 30
 """A server that asks for a longer pause before the next try (Retry-After) is not obeyed but reported."""
 _LOOK_UP_S, _LOOK_AGAIN_S = 10.0, 0.5
@@ -238,6 +239,12 @@ class Kubernetes:
         with translated(f"logs of {namespace}/{pod}"):
             path = PODS.path(namespace, pod, "log")
             return _text(self._request("GET", path, query))
+
+    def log_start(self, pod: str, namespace: str, container: str) -> str:
+        """The first lines of a container's log, as far back as the node still has them: its rotated part is gone."""
+        query = {"container": container, "limitBytes": str(_LOG_START_BYTES)}
+        with translated(f"logs of {namespace}/{pod}"):
+            return _text(self._request("GET", PODS.path(namespace, pod, "log"), query))
 
     def follow(self, pod: str, namespace: str, container: str, since_s: float) -> urllib3.BaseHTTPResponse:
         """A container's log from `since_s` seconds ago on, as it grows and across rotations; to be closed.

@@ -75,26 +75,35 @@ def test_every_kind_of_evidence_states_its_claim() -> None:
     ("counts", "answered", "unanswered", "ok", "reason"),
     [
         ({"a": Counts(10, 13), "b": Counts(0, 2)}, 5, 0, True, "5 counted for 5 sent"),
-        ({"a": Counts(10, 13), "b": Counts(0, 3)}, 5, 0, False, "1 of somebody else's"),
+        ({"a": Counts(10, 13), "b": Counts(0, 3)}, 5, 0, None, "1 of somebody else's"),
         ({"a": Counts(10, 13), "b": Counts(0, 1)}, 5, 0, False, "1 served by no replica of these"),
-        ({"a": Counts(10, 1), "b": Counts(0, 4)}, 5, 0, False, "fell at a"),
-        ({"a": Counts(10, 13), "b": Counts(None, 2)}, 5, 0, False, "no counter of requests at b"),
+        ({"a": Counts(10, 1), "b": Counts(0, 4)}, 5, 0, None, "fell at a"),
+        ({"a": Counts(10, 13), "b": Counts(None, 2)}, 5, 0, None, "no counter of requests at b"),
         ({"a": Counts(10, 13), "b": Counts(0, 3)}, 5, 1, True, "6 counted for 6 sent"),
         ({"a": Counts(10, 13), "b": Counts(0, 2)}, 5, 1, True, "5 counted for 6 sent"),
-        ({"a": Counts(10, 13), "b": Counts(0, 4)}, 5, 1, False, "1 of somebody else's"),
+        ({"a": Counts(10, 13), "b": Counts(0, 4)}, 5, 1, None, "1 of somebody else's"),
     ],
 )
 def test_the_counters_are_reconciled_with_what_was_sent(
-    counts: dict[str, Counts], answered: int, unanswered: int, ok: bool, reason: str
+    counts: dict[str, Counts], answered: int, unanswered: int, ok: bool | None, reason: str
 ) -> None:
     found = reconcile(counts, answered, unanswered)
     assert found.ok is ok
     assert reason in found.reason
 
 
+def test_too_few_are_counted_where_a_counter_may_have_begun_anew() -> None:
+    counts = {"a": Counts(0, 3), "b": Counts(0, 1)}
+    assert reconcile(counts, 5).ok is False
+    assert reconcile(counts, 5, 2).ok is False  # requests that failed are none that were answered
+    found = reconcile(counts, 5, changed="b came, went or began anew meanwhile")
+    assert found.ok is None
+    assert "1 served by no replica of these, as far as one can tell: b came" in found.reason
+
+
 def test_a_sum_that_is_right_by_accident_does_not_hide_a_contradiction() -> None:
     served = [Served(str(index), replica, Evidence.PICKER_LOG) for index, replica in enumerate("aab")]
     assert reconcile({"a": Counts(0, 2), "b": Counts(0, 1)}, 3, served=served).ok
     found = reconcile({"a": Counts(0, 1), "b": Counts(0, 2)}, 3, served=served)
-    assert not found.ok
+    assert found.ok is None
     assert "a counted 1 of 2; b counted 2 of 1" in found.reason

@@ -13,6 +13,7 @@ from llmd_runbook.analysis.picker_flags import (
     flag,
     verbosity,
     verbosity_flag,
+    what_is_logged,
     with_verbosity,
 )
 
@@ -29,6 +30,23 @@ def test_all_spellings_mean_the_same_and_the_last_counts(words: list[str]) -> No
 def test_what_is_not_there() -> None:
     assert flag(["epp", "v", "--vv=3", "--pool-name", "v"], "v") is None
     assert flag(["--config-file"], "config-file") == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "whole", "said"),
+    [
+        (["-v=5"], True, "-v 5: every score and choice"),
+        (["-v=4"], True, "-v 4: every score and choice"),
+        (["--v", "3"], False, "-v 3: the choices, not the scores"),
+        (["-v=2"], False, "-v 2: no scores, no choices"),
+        ([], False, "-v 2: no scores"),
+        (["-v=x"], False, "no number: -v=x"),
+    ],
+)
+def test_what_a_level_logs_of_a_decision(words: list[str], whole: bool, said: str) -> None:
+    text, all_of_it = what_is_logged(words)
+    assert said in text
+    assert all_of_it is whole
 
 
 @pytest.mark.parametrize(

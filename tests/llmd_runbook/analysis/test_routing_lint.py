@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from llmd_runbook.analysis import routing_lint
+from llmd_runbook.analysis.picker_config import parse
 from llmd_runbook.analysis.picker_flags import KV_METRIC, REMOVED_KV_METRIC
 from llmd_runbook.analysis.routing_facts import (
     ConfigFacts,
@@ -38,7 +39,7 @@ schedulingProfiles:
       - {pluginRef: prefix-cache-scorer, weight: 3}
 """
 V0_10 = V0_4.replace("inference.networking.x-k8s.io/v1alpha1", "llm-d.ai/v1alpha1")
-EARLY, LATE = "2026-11-24T10:00:00Z", "2026-11-24T10:05:00Z"
+EARLY, LATE, LATER = "2026-11-24T10:00:00Z", "2026-11-24T10:05:00Z", "2026-11-24T10:05:01Z"
 LABELS = {"inference": "yes", "model": "qwen"}
 CACHE = {"block_size": "16", "num_gpu_blocks": "7600"}
 
@@ -49,7 +50,7 @@ def replica(name: str, **changes: Any) -> ReplicaFacts:
 
 
 def pod(name: str = "epp-1", **changes: Any) -> PickerPod:
-    return replace(PickerPod(name, True, True, LATE, ""), **changes)
+    return replace(PickerPod(name, True, True, LATE, "", parse(V0_4)), **changes)
 
 
 PICKER = PickerFacts(
@@ -129,12 +130,35 @@ def test_a_plugin_that_the_model_cannot_follow_is_known_all_the_same() -> None:
     assert judged(routing_lint.block_size, config=config(text)).ok is None
 
 
-def test_a_change_after_the_start_proves_nothing() -> None:
-    later = judged(routing_lint.config_loaded, config=config(V0_4, "2026-11-24T10:05:01Z"))
+def test_the_log_of_the_start_has_the_word_whatever_the_times_say() -> None:
+    same = judged(routing_lint.config_loaded, config=config(V0_4, LATER))
+    assert same.ok is True
+    assert "by the picker's own log" in same.observed
+    other = judged(routing_lint.config_loaded, config=config(V0_4.replace("weight: 3", "weight: 1"), EARLY))
+    assert other.ok is False
+    assert "epp-1: weight of prefix-cache-scorer: 3 in the log, 1 in the file" in other.observed
+    two = picker(pods=(pod(), pod("epp-2", loaded=parse(V0_4.replace("weight: 3", "weight: 1")))))
+    found = judged(routing_lint.config_loaded, picker=two)
+    assert (found.ok, "epp-2" in found.observed) == (False, True)
+
+
+def test_without_that_log_a_change_after_the_start_proves_nothing() -> None:
+    silent = picker(pods=(pod(loaded=NO),))
+    later = judged(routing_lint.config_loaded, picker=silent, config=config(V0_4, LATER))
     assert later.ok is None
     assert "picker started 2026-11-24T10:05:00Z" in later.observed
+    assert NO.reason in later.observed
+    assert judged(routing_lint.config_loaded, picker=silent).ok is True
+    untimed = judged(routing_lint.config_loaded, picker=silent, config=config(V0_4, ""))
+    assert (untimed.ok, "no time of change is kept" in untimed.observed) == (None, True)
+    half = picker(pods=(pod(), pod("epp-2", loaded=NO)))
+    assert judged(routing_lint.config_loaded, picker=half, config=config(V0_4, LATER)).ok is None
+
+
+def test_no_picker_and_a_file_that_it_refuses_cannot_be_compared() -> None:
     assert judged(routing_lint.config_loaded, picker=picker(pods=())).ok is None
-    assert judged(routing_lint.config_loaded, config=config(V0_4, "")).observed == "no time of change is kept"
+    refused = judged(routing_lint.config_loaded, config=config(V0_4.replace("queue-scorer", "queue-scorerr"), LATER))
+    assert (refused.ok, "refused" in refused.observed) == (None, True)
 
 
 def test_the_metric_of_a_removed_name_is_a_constant() -> None:
@@ -233,22 +257,6 @@ def test_a_route_that_does_not_lead_here(route: RouteFacts, said: str) -> None:
 
 def test_no_route() -> None:
     assert judged(routing_lint.route, routes=()).ok is False
-
-
-@pytest.mark.parametrize(
-    ("words", "ok", "said"),
-    [
-        (("-v=5",), True, "5"),
-        (("--v", "3"), None, "the scores are not logged"),
-        (("-v=2",), None, "neither scores nor choices"),
-        ((), None, "2: neither"),
-        (("-v=x",), None, "no number"),
-    ],
-)
-def test_a_low_log_level_lacks_evidence_and_never_fails(words: tuple[str, ...], ok: bool | None, said: str) -> None:
-    found = judged(routing_lint.log_level, picker=picker(arguments=words))
-    assert found.ok is ok
-    assert said in found.observed
 
 
 def test_one_picker_and_no_more() -> None:

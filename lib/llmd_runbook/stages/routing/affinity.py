@@ -27,7 +27,10 @@ COUNTERS = declare(
     "affinity.counters",
     "one replica is known to have served each request, and the replicas' counters add up to what was sent",
     "stop other traffic to this model while the stage runs, and run it again",
-    never_fails="not to know who served a request says nothing against the routing",
+)
+_ELSEWHERE = (
+    "others than the pool's replicas answer a part: see the HTTPRoute's backendRefs and their weights, and other "
+    "routes to this host and path"
 )
 PREFIX = declare(
     "affinity.prefix",
@@ -41,7 +44,7 @@ SPREAD = declare(
 )
 HITS = declare(
     "affinity.cache_hits",
-    "repeated prefixes are found in the replicas' caches, and unrelated prompts are not",
+    "a prefix that a replica has served before is found in its cache, and unrelated prompts are not",
     "prefix caching may be off (stage 04), or the cache too small for the working set",
 )
 
@@ -88,12 +91,14 @@ def judge(stage: StageRun) -> Shown:
     arms = {"groups": groups, "control": control}
     asked = sum(len(arm.requests) for arm in arms.values())
     known = sum(map(sum, [*groups.counts, *control.counts]))
+    elsewhere = any(arm.elsewhere for arm in arms.values())
     stage.check(
         COUNTERS.judge(
-            None if unclear else True,
+            False if elsewhere else None if unclear else True,
             expected=f"{asked} requests, each served by one replica; counters that add up",
             observed=f"{known} of {asked}; " + "; ".join(f"{name}: {arm.reconciled}" for name, arm in arms.items()),
             evidence=[*unclear, *(f"{name}: {_by_evidence(arm)}" for name, arm in arms.items())],
+            remedy=_ELSEWHERE if elsewhere else "",
         )
     )
     found = Judgement(None, f"it is not known who served what: {unclear[0]}") if unclear else None
@@ -116,11 +121,13 @@ def judge(stage: StageRun) -> Shown:
             evidence=[f"{name}: {total}" for name, total in zip(control.replicas, totals, strict=True)],
         )
     )
-    possible = 1 - 1 / stage.profile.affinity.requests_per_group
+    possible = groups.repeats
+    found_again = groups.hit_ratio >= possible / 2 and control.hit_ratio < groups.hit_ratio / 2
     stage.check(
         HITS.judge(
-            None if unclear else groups.hit_ratio >= possible / 2 and control.hit_ratio < groups.hit_ratio / 2,
-            expected=f"groups at least {possible / 2:.0%} of tokens (at best {possible:.0%}), control below half of it",
+            None if unclear or not possible else found_again,
+            expected=f"groups at least {possible / 2:.0%} of tokens (at best {possible:.0%}, where the replica "
+            "had served their prefix before), control below half of it",
             observed=f"groups {groups.hit_ratio:.1%}, control {control.hit_ratio:.1%}",
             evidence=[f"{PREFIX_HITS} and {PREFIX_QUERIES}, differences over all replicas; background left out"],
         )

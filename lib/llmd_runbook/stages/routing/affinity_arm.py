@@ -24,6 +24,7 @@ class Arm:
         cached_tokens, prompt_tokens: the engines' counters of prefix lookups, background left out.
         evidence: kind of evidence -> requests that rest on it.
         reconciled: how the counters add up, in words.
+        elsewhere: the counters show that others than these replicas answered.
         background: unrelated requests that ran beside.
         requests: one row a request, in the order of sending: request_id, group, order, replica, evidence, ttft_s,
             cached_tokens (None: the server does not say), prompt_tokens.
@@ -37,6 +38,7 @@ class Arm:
     prompt_tokens: float
     evidence: dict[str, int] = field(default_factory=dict)
     reconciled: str = ""
+    elsewhere: bool = False
     background: int = 0
     requests: list[Row] = field(default_factory=list)
 
@@ -50,6 +52,7 @@ class Arm:
         cached_tokens: float,
         prompt_tokens: float,
         reconciled: str,
+        elsewhere: bool,
         background: int,
     ) -> Arm:
         """Counted from its requests."""
@@ -65,6 +68,7 @@ class Arm:
             prompt_tokens=prompt_tokens,
             evidence=dict(evidence),
             reconciled=reconciled,
+            elsewhere=elsewhere,
             background=background,
             requests=requests,
         )
@@ -73,6 +77,17 @@ class Arm:
     def hit_ratio(self) -> float:
         """Tokens found in the caches, of those looked up."""
         return self.cached_tokens / self.prompt_tokens if self.prompt_tokens > 0 else 0.0
+
+    @property
+    def repeats(self) -> float:
+        """The part of the requests whose replica had served their group before, so that its cache can know it."""
+        seen: set[tuple[str, str | None]] = set()
+        again = 0
+        for row in self.requests:
+            served = (row["group"], row["replica"])
+            again += served in seen
+            seen.add(served)
+        return again / len(self.requests) if self.requests else 0.0
 
     @property
     def claim(self) -> str:

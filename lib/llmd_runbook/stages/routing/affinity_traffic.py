@@ -142,7 +142,8 @@ class Traffic:
         logged = self._logged([one.request_id for one in [*sent, *beside]])
         served, served_beside = (attribute(batch, self._replicas, logged) for batch in (sent, beside))
         counts = {name: Counts(first[name].total(REQUESTS), last[name].total(REQUESTS)) for name in first}
-        summed = reconcile(counts, len(sent) + len(beside), failed, [*served, *served_beside])
+        changed = self._counters.changed()
+        summed = reconcile(counts, len(sent) + len(beside), failed, [*served, *served_beside], changed)
         looked_up = sum(other.prompt_tokens for other in others)
         arm = Arm.of(
             [replica.name for replica in self._replicas],
@@ -154,6 +155,7 @@ class Traffic:
             cached_tokens=difference(first, last, PREFIX_HITS),
             prompt_tokens=difference(first, last, PREFIX_QUERIES) - looked_up,
             reconciled=summed.reason,
+            elsewhere=summed.ok is False,
             background=len(others) - 1,
         )
         trail = Trail(

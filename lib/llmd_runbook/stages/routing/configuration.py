@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmd_runbook.analysis.guide import GUIDE_WEIGHTS
 from llmd_runbook.analysis.picker_config import PickerConfig
+from llmd_runbook.analysis.picker_flags import MORE_IN_THE_LOG, what_is_logged
 from llmd_runbook.analysis.routing_facts import RoutingFacts, Unread
 from llmd_runbook.analysis.routing_lint import guide_prompts, lint
 from llmd_runbook.discovery import routing_facts
@@ -24,10 +25,8 @@ CHECKS = {
     ),
     "config_loaded": declare(
         "routing.config_loaded",
-        "the picker started after its configuration was last changed, so that it runs with what is read here",
-        "restart the picker if its configuration was changed since; its prefix index starts empty then",
-        never_fails="a later change may have been one of labels, and what runs cannot be read back; that the picker "
-        "decides by another configuration fails affinity.explained",
+        "the picker runs with the plugins, parameters and weights that its ConfigMap has now",
+        "restart the picker, which reads its configuration when it starts; its prefix index starts empty then",
     ),
     "kv_metric": declare(
         "routing.kv_metric",
@@ -43,12 +42,6 @@ CHECKS = {
         "routing.route",
         "an HTTPRoute sends to the pool, accepted in the form that it has now",
         "apply the HTTPRoute (no chart renders one); its conditions: kubectl describe httproute -A",
-    ),
-    "log_level": declare(
-        "routing.log_level",
-        "the picker logs every score and choice, so that each decision can be shown from its own log",
-        "set the flag v of the InferencePool's release to 4; the restart empties the picker's prefix index",
-        never_fails="a picker that logs less routes as well as any; only the evidence is missing",
     ),
     "single_picker": declare(
         "routing.single_picker",
@@ -94,6 +87,7 @@ def configuration(stage: StageRun) -> Shown:
     stage.kept["facts"] = facts
     stage.kept["weights"] = facts.parsed.weights if isinstance(facts.parsed, PickerConfig) else {}
     display.show(stage.table(_plugins(facts)))
+    _note_log(stage, facts)
     return stage.table(_guide_prompts(stage, facts))
 
 
@@ -133,6 +127,15 @@ def _plugins(facts: RoutingFacts) -> Table:
     rows += [[None, kind, None, weight, "absent"] for kind, weight in GUIDE_WEIGHTS.items() if kind not in there]
     columns = ["plugin", "type", "weight here", "weight in the guide", "parameters"]
     return Table(title="The endpoint picker's plugins", columns=columns, rows=rows)
+
+
+def _note_log(stage: StageRun, facts: RoutingFacts) -> None:
+    """Evidence and no verdict: a picker that logs less routes as well as any."""
+    if isinstance(facts.picker, Unread):
+        return
+    said, whole = what_is_logged(facts.picker.arguments)
+    more = "" if whole else f" {MORE_IN_THE_LOG[0].upper()}{MORE_IN_THE_LOG[1:]}."
+    stage.note("What the picker logs of a decision", f"{said}.{more}")
 
 
 def _guide_prompts(stage: StageRun, facts: RoutingFacts) -> Table:

@@ -9,6 +9,7 @@ from itertools import dropwhile
 from llmd_runbook.analysis.explain import Agreement, Explanation, Outcome, Question, agreement, under_load
 from llmd_runbook.analysis.explain import explain as decide_again
 from llmd_runbook.analysis.picker_config import ConfigError, parse
+from llmd_runbook.analysis.picker_flags import MORE_IN_THE_LOG
 from llmd_runbook.analysis.picker_log_lines import Decided
 from llmd_runbook.analysis.recording import NotRecordable, recording
 from llmd_runbook.analysis.scorers import Rules
@@ -25,6 +26,13 @@ AGREE = 0.95
 _LEAST_DECISIONS = 10
 _SHOWN = 5
 _OWN_PICKER = "simulated"
+
+_NO_SCORES = "the picker's log has no scores; it needs verbosity 4"
+_NOT_THERE = "the picker's log has none of the requests: its verbosity is below 3, or they did not pass through it"
+_REMEDIES = {
+    _NO_SCORES: MORE_IN_THE_LOG,
+    _NOT_THERE: f"{MORE_IN_THE_LOG}; with that flag set already, look at the HTTPRoute's backends",
+}
 
 EXPLAINED = declare(
     "affinity.explained",
@@ -52,6 +60,7 @@ def explain(stage: StageRun) -> Shown:
             expected=f"at least {AGREE:.0%} of choices, and of each scorer's scores",
             observed=observed,
             evidence=[_sentence(one) for one in different[:_SHOWN]],
+            remedy=_REMEDIES.get(problem, ""),
         )
     )
     _notes(stage, trails)
@@ -123,9 +132,10 @@ def _no_scores(trails: list[Trail]) -> str:
         return "the picker was restarted meanwhile"
     if all(any(one.scores for one in trail.logged.values()) for trail in trails):
         return ""
-    return next(
-        (trail.no_log for trail in trails if trail.no_log), "the picker's log has no scores; it needs verbosity 4"
-    )
+    if unread := next((trail.no_log for trail in trails if trail.no_log), ""):
+        return unread
+    there = any(one.request_id in trail.logged for trail in trails for one in trail.asked)
+    return _NO_SCORES if there else _NOT_THERE
 
 
 def _judge(found: Agreement, problem: str) -> tuple[bool | None, str]:

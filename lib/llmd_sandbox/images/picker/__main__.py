@@ -12,6 +12,7 @@ import uvloop
 from llmd_runbook.analysis.picker_config import ConfigError, parse
 from llmd_runbook.analysis.scorers import Generation, Rules
 from llmd_sandbox.images.picker.event_log import DEFAULT, EventLog
+from llmd_sandbox.images.picker.file_as_logged import as_logged
 from llmd_sandbox.images.picker.flags import FlagError, Flags
 from llmd_sandbox.images.picker.flags import parse as parse_flags
 from llmd_sandbox.images.picker.server import serve
@@ -49,6 +50,8 @@ def main(words: list[str]) -> int:
     log.speak(config.generation)
     logging.getLogger("llmd_sandbox").addHandler(_Forward(log))
     logging.getLogger("llmd_sandbox").setLevel(logging.INFO)
+    message, shown = as_logged(text, config.generation)
+    log.event(0, message, config=shown)
     log.event(0, "loaded configuration from file/text successfully", profile=config.profile, weights=config.weights)
     log.event(DEFAULT, PREFIX_READY[config.generation], config=_cache_settings(rules))
     uvloop.run(serve(flags, config, log, api, os.environ.get("LLMD_SANDBOX_POD_IP", "0.0.0.0")))

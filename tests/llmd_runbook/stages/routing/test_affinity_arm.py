@@ -18,6 +18,7 @@ def arm(*rows: Row, cached: float = 0, prompt: float = 0) -> Arm:
         cached_tokens=cached,
         prompt_tokens=prompt,
         reconciled="",
+        elsewhere=False,
         background=0,
     )
 
@@ -35,6 +36,13 @@ def test_a_claim_is_as_strong_as_the_weakest_evidence() -> None:
     assert arm(strong).claim == Evidence.HEADER.claim
     assert arm(strong, weak).claim == Evidence.COUNTERS.claim
     assert arm(row("g", None, None)).claim == "nothing is known of who served what"
+
+
+def test_a_repeat_is_one_that_its_replica_has_served_before() -> None:
+    log = Evidence.PICKER_LOG
+    served = [row(group, replica, log) for group, replica in [("g", "a"), ("g", "b"), ("g", "a"), ("h", "a")]]
+    assert arm(*served).repeats == 0.25
+    assert arm().repeats == 0
 
 
 @pytest.mark.parametrize(("cached", "prompt", "ratio"), [(30, 40, 0.75), (0, 0, 0), (0, -12, 0)])

@@ -88,7 +88,13 @@ def test_choices_that_the_scores_do_not_give_fail(open_stage: Open, monkeypatch:
     [
         (lambda trail: replace(trail, restarted=True), "restarted meanwhile"),
         (lambda trail: replace(trail, logged={}, no_log="the picker's log: not permitted"), "not permitted"),
-        (lambda trail: replace(trail, logged={}), "needs verbosity 4"),
+        (lambda trail: replace(trail, logged={}), "or they did not pass through it"),
+        (
+            lambda trail: replace(
+                trail, logged={name: Decided(name, one.chosen) for name, one in trail.logged.items()}
+            ),
+            "needs verbosity 4",
+        ),
     ],
 )
 def test_without_the_pickers_scores_nothing_is_proved(
@@ -98,6 +104,7 @@ def test_without_the_pickers_scores_nothing_is_proved(
     stage, check = judged(open_stage, monkeypatch, change(trail), rules)
     assert check.verdict is Verdict.INCONCLUSIVE
     assert reason in check.observed
+    assert ("affinity.raise_log_level" in str(check.remedy)) == ("verbosity" in reason or "pass through" in reason)
     assert not list(stage.folder.glob("*.jsonl.gz"))
 
 
