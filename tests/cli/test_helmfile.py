@@ -141,6 +141,7 @@ def test_the_swap_and_the_way_back(layout: Layout) -> None:
     assert layout.driver().apply(quiet) == [Outcome(name, "ok") for name in NAMES]
 
 
+@pytest.mark.parametrize("layout", ["helm4"], indirect=True)  # helmfile's time is the same with either helm
 def test_helmfiles_own_time_out_is_no_verdict_where_the_replicas_come_later(layout: Layout) -> None:
     """It waits 5 s for Pattern 3, one of whose replicas downloads for 24 s; the stage waits on, and passes."""
     file, servers = layout.own_copy(), "  - name: ms-{{ $postfix }}\n"
