@@ -375,6 +375,7 @@ def test_a_number_that_does_not_come_back_fails(world: World) -> None:
     result = world.run()
     assert verdicts(result) == [Verdict.PASS, Verdict.PASS, Verdict.FAIL]
     assert "waited for 3 Ready replicas" in checks(result)["restored"].observed
+    assert world.kube.disowned == 1, "the release can be changed afterwards all the same"
 
 
 def test_somebody_who_scales_meanwhile_is_named(world: World) -> None:
@@ -397,15 +398,21 @@ DEATHS = [(point, after, 0) for point in range(1, 8) for after in (False, True)]
 ]
 
 
-@pytest.mark.parametrize(("at_scale", "after", "at_load"), DEATHS)
-def test_an_attempt_that_is_interrupted_anywhere_puts_the_number_back(
-    world: World, at_scale: int, after: bool, at_load: int
-) -> None:
+def interrupted(world: World, at_scale: int, after: bool, at_load: int) -> StageRun:
+    """An attempt in whose measurement the process is interrupted there."""
     world.kube.dies_at, world.kube.dies_after, world.dies_at_load = at_scale, after, at_load
     stage = world.open()
     replica_scaling.plan(stage)
     with pytest.raises(KeyboardInterrupt):
         replica_scaling.measure(stage)
+    return stage
+
+
+@pytest.mark.parametrize(("at_scale", "after", "at_load"), DEATHS)
+def test_an_attempt_that_is_interrupted_anywhere_puts_the_number_back(
+    world: World, at_scale: int, after: bool, at_load: int
+) -> None:
+    stage = interrupted(world, at_scale, after, at_load)
     stage.abandon("KeyboardInterrupt", "as a cell that raises does")
     assert world.kube.replicas == 3
 
@@ -414,11 +421,7 @@ def test_an_attempt_that_is_interrupted_anywhere_puts_the_number_back(
 def test_after_a_kill_anywhere_the_next_attempt_puts_it_back_and_measures(
     world: World, at_scale: int, after: bool, at_load: int
 ) -> None:
-    world.kube.dies_at, world.kube.dies_after, world.dies_at_load = at_scale, after, at_load
-    stage = world.open()
-    replica_scaling.plan(stage)
-    with pytest.raises(KeyboardInterrupt):
-        replica_scaling.measure(stage)
+    stage = interrupted(world, at_scale, after, at_load)
     stage._undo.clear()  # SIGKILL: nothing of this process runs any more
     stage.abandon("Killed", "by SIGKILL")
     left = world.kube.replicas
