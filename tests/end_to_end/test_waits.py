@@ -109,7 +109,7 @@ def test_a_download_that_says_nothing_is_given_up_with_its_last_words(bench: Ben
 @pytest.mark.parametrize(
     ("changed", "phase", "said"),
     [
-        ({"image": "nowhere.example/epp:v1"}, "image pull", 'image "nowhere.example/epp:v1"'),
+        ({"image": "nowhere.example/none:v1"}, "image pull", 'image "nowhere.example/none:v1"'),
         ({"resources": {"requests": {"cpu": "64"}}}, "capacity", "Insufficient cpu"),
     ],
 )

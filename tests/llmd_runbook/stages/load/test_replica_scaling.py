@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmd_runbook.analysis.latency import Throughput
+from llmd_runbook.analysis.latency import Refusal, Throughput
 from llmd_runbook.clients.inference import Endpoint
 from llmd_runbook.clients.kubernetes import (
     AUTOSCALERS,
@@ -137,7 +137,7 @@ class World:
         self.loads: list[tuple[int, int, int, int]] = []
         self.dies_at_load = 0
         self.change: Callable[[Measured], Measured] = lambda found: found
-        self.error = ClientError(60, 180, 0.001, 0.001, 0.001, 0.001)
+        self.error: ClientError | Refusal = ClientError(60, 180, 0.001, 0.001, 0.001, 0.001)
         self.asking(3)
 
     def asking(self, up_to: int, approval: str = "self", pool: str = "") -> None:
@@ -307,6 +307,14 @@ def test_replicas_that_bring_nothing_fail(world: World) -> None:
     assert "of the gain that would be linear" in checks(result)["gain"].observed
 
 
+def test_failures_are_the_reason_why_no_gain_is_known_also_where_the_client_is_not(world: World) -> None:
+    world.error = Refusal("too few answers to calibrate against")
+    world.change = lambda found: replace(found, failures_by_kind={"http_500": 2})
+    result = world.run()
+    assert verdicts(result) == [Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS]
+    assert checks(result)["gain"].observed.startswith("not comparable: failed requests 2 and 2")
+
+
 def test_rounds_that_disagree_decide_nothing(world: World) -> None:
     world.change = lambda found: replace(
         found, throughput=replace(rate_of(found), requests_per_s=(8.0, 30.0, 9.0)[len(world.loads) % 3])
@@ -321,7 +329,7 @@ def rate_of(found: Measured) -> Throughput:
 
 
 def test_a_client_that_is_the_limit_decides_nothing(world: World) -> None:
-    world.error = replace(world.error, latency_p95_s=5.0)
+    world.error = ClientError(60, 180, 0.001, 5.0, 0.001, 0.001)
     result = world.run()
     assert checks(result)["gain"].verdict is Verdict.INCONCLUSIVE
     assert "INVALID (client-bound)" in checks(result)["gain"].observed
