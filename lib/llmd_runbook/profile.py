@@ -157,7 +157,9 @@ class ProgressDeadlines(_Section):
     )
     load_s: Seconds = Field(description="the weights come into GPU memory", default=600)
     warm_up_s: Seconds = Field(
-        description="from loaded weights to Ready: compilation, CUDA graphs, server, probe", default=600
+        description="from loaded weights to Ready: compilation, CUDA graphs, server, probe; of an endpoint picker, "
+        "from its container's start to Ready",
+        default=600,
     )
 
 

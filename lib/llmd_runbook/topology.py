@@ -301,14 +301,17 @@ def _paths(rule: Object) -> list[str]:
 def gateway_view(kube: Kubernetes, namespace: str, name: str) -> GatewayView | None:
     """A Gateway; None where there is none."""
     gateway = kube.find(GATEWAYS, name, namespace)
-    if gateway is None:
-        return None
+    return None if gateway is None else gateway_of(gateway)
+
+
+def gateway_of(gateway: Object) -> GatewayView:
+    """What matters of a Gateway."""
     status, listeners = gateway.get("status", {}), gateway["spec"].get("listeners", [])
     addresses = status.get("addresses", [])
     web = [item for kind in ("HTTP", "HTTPS") for item in listeners if item["protocol"] == kind]
     listener: Object = web[0] if web else {"protocol": "HTTP"}
     return GatewayView(
-        name=name,
+        name=gateway["metadata"]["name"],
         gateway_class=gateway["spec"]["gatewayClassName"],
         address=addresses[0]["value"] if addresses else None,
         port=listener.get("port"),
@@ -363,6 +366,12 @@ def condition(status: Object, kind: str) -> str:
         if item["type"] == kind:
             return f"{item['status']} ({item.get('reason', '')})"
     return ""
+
+
+def unmet(status: Object) -> list[str]:
+    """The messages of the conditions that are not True, each with its type."""
+    found = status.get("conditions", [])
+    return [f"{item['type']}: {item['message']}" for item in found if item["status"] != "True" and item.get("message")]
 
 
 def words(conditions: dict[str, str]) -> str:

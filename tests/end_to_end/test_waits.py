@@ -1,6 +1,7 @@
-"""Waiting for a replica whose download takes longer than its phase may be without progress, with and without any.
+"""Waiting for pods that come no further, each given up at its phase's deadline and in its own words.
 
-A download of 1200 s takes 24 s here. The tests share a sandbox; each starts Pattern 1's server anew.
+A replica whose download takes longer than its phase may be without progress, with and without any: 1200 s take 24 s
+here. And a picker without an image, or without a node. The tests share a sandbox; each starts what it waits for anew.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from llmd_runbook.errors import DeadlineExceeded
 from llmd_runbook.profile import ProgressDeadlines
 from llmd_runbook.run import StageRun, begin
 from llmd_runbook.stages import site
-from llmd_runbook.stages.waiting import replicas
+from llmd_runbook.stages.waiting import pickers, replicas
 from llmd_runbook.topology import Replica, condition
 from tests.end_to_end.bench import SERVERS1, Bench
 from tests.end_to_end.conftest import Sandbox
 
 pytestmark = pytest.mark.timeout(300)
 
+PICKER1 = "gaie-pattern1-epp"
 DOWNLOAD_S = "1200"
 LIMIT_S = 10.0
 
@@ -102,3 +104,30 @@ def test_a_download_that_says_nothing_is_given_up_with_its_last_words(bench: Ben
     assert "Unhealthy: Startup probe failed" in str(caught.value.reason)
     assert "Starting to load model google/gemma-2b-it..." in str(caught.value.reason)
     assert "pattern1.progress_deadlines.download_s" in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize(
+    ("changed", "phase", "said"),
+    [
+        ({"image": "nowhere.example/none:v1"}, "image pull", 'image "nowhere.example/none:v1"'),
+        ({"resources": {"requests": {"cpu": "64"}}}, "capacity", "Insufficient cpu"),
+    ],
+)
+def test_a_picker_that_cannot_start_is_given_up_at_its_phases_deadline(
+    bench: Bench, stage: StageRun, changed: dict[str, Any], phase: str, said: str
+) -> None:
+    deadlines = ProgressDeadlines(capacity_s=LIMIT_S, image_pull_s=LIMIT_S)
+    pattern = stage.profile.pattern1.model_copy(update={"progress_deadlines": deadlines})
+    template = {"spec": {"containers": [{"name": "epp", **changed}]}}
+    bench.kubectl("patch", "deployment", PICKER1, "-p", json.dumps({"spec": {"template": template}}))
+    with pytest.raises(DeadlineExceeded) as caught, stage.step("wait") as step:
+        pickers.wait_for(stage, bench.kube, pattern, PICKER1, step)
+    bench.kubectl("rollout", "undo", f"deployment/{PICKER1}")
+    with stage.step("wait again") as step:
+        pickers.wait_for(stage, bench.kube, pattern, PICKER1, step)
+    assert f"in its phase {phase}; {LIMIT_S:.0f} s are allowed" in caught.value.what
+    assert said in str(caught.value.reason)
+    assert f"pattern1.progress_deadlines.{phase.replace(' ', '_')}_s" in str(caught.value.remedy)
+    given_up, again = stage.finish().tables
+    assert [row[1] for row in given_up.rows] == [phase]
+    assert [row[1] for row in again.rows] == ["ready"]

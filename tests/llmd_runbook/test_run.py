@@ -20,6 +20,7 @@ from llmd_runbook.run.joining import join
 from llmd_runbook.run.notebooks import choose
 from llmd_runbook.run.store import RunStore, all_runs, create, find, output_root
 from llmd_runbook.verdicts import CheckSpec, StepStatus, Table, Verdict
+from tests.llmd_runbook.conftest import SETUP
 
 SPEC = CheckSpec("tiny.check", "that it is so", "mend it")
 CANARY = "hf_CanaryCanaryCanary"
@@ -101,6 +102,23 @@ def test_beginning_again_ends_the_attempt_before(bench: Any) -> None:
     open_stage(bench)
     first = bench.run().stage("01_first").attempts[0]
     assert (first.status, first.error.kind) == (Status.INTERRUPTED, "BegunAgain")
+
+
+@pytest.mark.parametrize(("last", "said"), [("stage.finish()", 0), ("", 1)])
+def test_a_process_that_ends_after_its_record_is_gone_says_so_without_a_traceback(
+    bench: Any, last: str, said: int
+) -> None:
+    """A finished attempt has nothing to add to its record, and says nothing."""
+    code = f"""{SETUP}
+import shutil
+stage = begin("01_first", {str(bench.profile_file)!r}, identify=identify, output=Path({str(bench.output)!r}),
+              notebooks=Path({str(bench.notebooks)!r}))
+{last}
+shutil.rmtree(stage.folder)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("cannot read the record of a run") == said
 
 
 def test_the_last_stage_ends_a_run_by_hand(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,9 +168,10 @@ def single_ratio(before: Throughput, after: Throughput, *, seed: int) -> Estimat
         return _too_few(fewest)
     rng = np.random.default_rng(seed)
     rates = [_resampled(run, times, rng) for times, run in zip(blocks, (before, after), strict=True)]
-    low, high = _expanded(rates[1] / rates[0], fewest)
+    value = after.requests_per_s / before.requests_per_s
+    low, high = _expanded(rates[1] / rates[0], fewest, value)
     return Estimate(
-        value=after.requests_per_s / before.requests_per_s,
+        value=value,
         low=low,
         high=high,
         n=2,
@@ -226,7 +227,7 @@ def sustained_rate(run: Throughput, *, seed: int) -> Estimate | Refusal:
     times = _block_times(run)
     if len(times) < _LEAST_BLOCKS:
         return _too_few(len(times))
-    low, high = _expanded(_resampled(run, times, np.random.default_rng(seed)), len(times))
+    low, high = _expanded(_resampled(run, times, np.random.default_rng(seed)), len(times), run.requests_per_s)
     return Estimate(
         value=run.requests_per_s,
         low=low,
@@ -246,12 +247,16 @@ def _resampled(run: Throughput, times: _Floats, rng: np.random.Generator) -> _Fl
     return np.asarray(run.in_flight / rng.choice(times, size=(_RESAMPLES, len(times))).mean(axis=1))
 
 
-def _expanded(rates: _Floats, blocks: int) -> tuple[float, float]:
-    """Ends of the percentile interval, expanded for few blocks (Hesterberg 2015, section 4)."""
+def _expanded(rates: _Floats, blocks: int, value: float) -> tuple[float, float]:
+    """Ends of the percentile interval, expanded for few blocks (Hesterberg 2015, section 4), and as far as the value.
+
+    The value is of the whole window, the blocks are without the completions left over at its end: where the blocks took
+    nearly equal times, it may lie outside of what they alone give.
+    """
     reach = math.sqrt(blocks / (blocks - 1)) * float(stats.t.ppf((1 + CONFIDENCE) / 2, blocks - 1))
     tail = float(stats.norm.sf(reach))
     low, high = np.quantile(rates, [tail, 1 - tail])
-    return float(low), float(high)
+    return min(float(low), value), max(float(high), value)
 
 
 def _block_times(run: Throughput) -> _Floats:

@@ -13,7 +13,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmd_runbook.errors import redact
+from llmd_runbook.errors import RunbookError, redact
 from llmd_runbook.manifest import ENDED, Attempt, ClusterIdentity, ErrorRecord, How, Status
 from llmd_runbook.plans import Plan
 from llmd_runbook.profile import Profile
@@ -325,7 +325,11 @@ class StageRun:
         self._save(status, error=ErrorRecord(kind=kind, message=redact(message), cell=redact(cell)))
 
     def _process_ends(self) -> None:
-        self.abandon("ProcessEnded", "the process ended before the stage reached finish()")
+        try:
+            self.abandon("ProcessEnded", "the process ended before the stage reached finish()")
+        except RunbookError as error:  # somebody removed the record, or it cannot be written
+            if not self._finished:
+                print(error, file=sys.stderr)
 
     def _progress(self, name: str, text: str, done: float | None, total: float | None) -> None:
         if time.monotonic() - self._shown_s >= _PROGRESS_INTERVAL_S:

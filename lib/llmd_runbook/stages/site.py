@@ -154,6 +154,18 @@ def wait_until_gone(
     )
 
 
+def available(deployments: list[Object], name: str) -> bool:
+    """Whether a Deployment among these has all its replicas available, each of the template that it has now."""
+    for item in deployments:
+        if item["metadata"]["name"] == name:
+            status = item.get("status", {})
+            current = status.get("observedGeneration", 0) >= item["metadata"]["generation"]
+            wanted = item["spec"].get("replicas", 1)
+            counts = [status.get(kind, 0) for kind in ("replicas", "updatedReplicas", "availableReplicas")]
+            return bool(current and counts == [wanted] * 3)  # pods of the template before do not count
+    return False
+
+
 def wait_available(
     kube: Kubernetes, namespace: str, name: str, timeout_s: float, step: StepHandle | None = None
 ) -> None:
@@ -163,21 +175,11 @@ def wait_available(
         DeadlineExceeded: they are not.
     """
 
-    def available(items: list[Object]) -> bool:
-        for item in items:
-            if item["metadata"]["name"] == name:
-                status = item.get("status", {})
-                current = status.get("observedGeneration", 0) >= item["metadata"]["generation"]
-                wanted = item["spec"].get("replicas", 1)
-                counts = [status.get(kind, 0) for kind in ("replicas", "updatedReplicas", "availableReplicas")]
-                return bool(current and counts == [wanted] * 3)  # pods of the template before do not count
-        return False
-
     if step:
         step.progress(f"waiting for {name}")
     kube.wait(
         DEPLOYMENTS,
-        available,
+        lambda items: available(items, name),
         what=f"deployment {name} to be available",
         timeout_s=timeout_s,
         remedy=f"kubectl -n {namespace} describe deployment {name}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,6 +145,17 @@ def test_a_sustained_rate_has_the_interval_of_its_blocks() -> None:
     assert found.high / found.low < 1.1
     assert "one run" in found.caveat
     assert isinstance(sustained_rate(batched_run([4.0, 4.1, 3.9], 12), seed=3), Refusal)
+
+
+def test_an_interval_holds_its_value_though_answers_are_left_over_beyond_the_last_block() -> None:
+    """Five blocks of 1 s each, and another answer right after them: the whole window's rate is above that of each."""
+    run = batched_run([1.0] * 5, 6)
+    over = replace(run, done_s=(*run.done_s, 5.01), completed=31, window_s=5.01, requests_per_s=31 / 5.01)
+    for found in (sustained_rate(over, seed=3), single_ratio(run, over, seed=3), single_ratio(over, run, seed=3)):
+        assert isinstance(found, Estimate)
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low <= found.value <= found.high
 
 
 def test_the_interval_of_a_sustained_rate_covers_the_truth() -> None:

@@ -264,9 +264,11 @@ def _resize(stage: StageRun, kube: Kubernetes, servers: ModelServers, name: str)
 
 
 def _back(stage: StageRun, kube: Kubernetes, servers: ModelServers) -> None:
-    """The release's number, all Ready and answering, and the field its release tool's again."""
-    _resize(stage, kube, servers, _PUT_BACK)
-    kube.disown(DEPLOYMENTS, _live(kube, stage.profile, servers), stage.profile.namespace)
+    """The release's number, all Ready and answering; the field is its release tool's again, Ready or not."""
+    try:
+        _resize(stage, kube, servers, _PUT_BACK)
+    finally:
+        kube.disown(DEPLOYMENTS, _live(kube, stage.profile, servers), stage.profile.namespace)
 
 
 def _put_back(stage: StageRun, kube: Kubernetes, servers: ModelServers) -> None:

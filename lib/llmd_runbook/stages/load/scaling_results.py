@@ -69,8 +69,9 @@ def gains(stage: StageRun) -> dict[int, Estimate | Refusal]:
         pairs = [(one[turn].compared(), load.compared()) for turn, load in found.items() if turn in one]
         if size > 1 and pairs:
             comparison = compare(pairs, fresh_prompts=True)
-            unknown = comparison.gate.unknown
-            ratios[size] = Refusal(f"not known: {', '.join(unknown)}") if unknown else comparison.ratios[THROUGHPUT]
+            gate, ratio = comparison.gate, comparison.ratios[THROUGHPUT]
+            undecided = gate.unknown and gate.refusal is None  # what is known to differ is the better reason
+            ratios[size] = Refusal(f"not known: {', '.join(gate.unknown)}") if undecided else ratio
     return ratios
 
 

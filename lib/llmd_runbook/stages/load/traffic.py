@@ -13,7 +13,7 @@ from llmd_runbook.clients.kubernetes import GATEWAYS, HTTP_ROUTES, Kubernetes, O
 from llmd_runbook.errors import ApiError, ClusterError, DeadlineExceeded
 from llmd_runbook.profile import Pattern, Profile
 from llmd_runbook.run import StepHandle
-from llmd_runbook.topology import RouteView, condition, endpoint, route_of, route_view
+from llmd_runbook.topology import RouteView, endpoint, gateway_of, route_of, route_view, unmet
 
 _POOL_GROUP = "inference.networking.k8s.io"
 _PROBE_PAUSE_S = 0.25
@@ -131,21 +131,30 @@ def _until_accepted(kube: Kubernetes, profile: Profile, pattern: Pattern, name: 
 
 
 def wait_programmed(kube: Kubernetes, profile: Profile, pattern: Pattern, step: StepHandle) -> Endpoint:
-    """Watch until the pattern's Gateway has an address; where clients send requests.
+    """Watch until the pattern's Gateway is programmed and has an address; where clients send requests.
 
     Raises:
-        DeadlineExceeded: with the Gateway's conditions.
+        DeadlineExceeded: with the Gateway's conditions, and the messages of those that do not hold.
     """
 
-    def programmed(items: list[Object]) -> bool:
-        return any(
-            item["metadata"]["name"] == pattern.gateway
-            and condition(item.get("status", {}), "Programmed").startswith("True")
-            and bool(item["status"].get("addresses"))
-            for item in items
-        )
+    def here(items: list[Object]) -> Object | None:
+        return next((item for item in items if item["metadata"]["name"] == pattern.gateway), None)
 
-    step.progress(f"waiting for Gateway {pattern.gateway}")
+    def programmed(items: list[Object]) -> bool:
+        gateway = here(items)
+        view = gateway_of(gateway) if gateway else None
+        return view is not None and view.programmed and view.address is not None
+
+    def state(items: list[Object]) -> str:
+        gateway = here(items)
+        if gateway is None:
+            shown = "no such Gateway"
+        else:
+            status = gateway.get("status", {})
+            shown = "; ".join([str(gateway_of(gateway)), *unmet(status)])
+        step.progress(f"waiting for Gateway {pattern.gateway}: {shown}")
+        return shown
+
     kube.wait(
         GATEWAYS,
         programmed,
@@ -153,6 +162,7 @@ def wait_programmed(kube: Kubernetes, profile: Profile, pattern: Pattern, step: 
         timeout_s=profile.route.ready_timeout_s,
         remedy=f"kubectl -n {profile.namespace} describe gateway {pattern.gateway}",
         namespace=profile.namespace,
+        on_change=state,
     )
     return endpoint(kube, profile, pattern.gateway)
 

@@ -12,7 +12,7 @@ from llmd_runbook.stages.load import traffic
 from llmd_runbook.stages.planning import gate
 from llmd_runbook.stages.planning.facts import ROUTE_CHANGE, release_change
 from llmd_runbook.stages.swap import cut_short
-from llmd_runbook.stages.waiting import replicas
+from llmd_runbook.stages.waiting import pickers, replicas
 from llmd_runbook.topology import Replica, route_view
 
 
@@ -85,7 +85,7 @@ def install_servers(stage: StageRun, pattern: Pattern) -> Endpoint:
         others = [item["metadata"]["name"] for item in manifests if item["kind"] == "Deployment"]
         for name in others:
             if name != servers.name:
-                site.wait_available(kube, profile.namespace, name, pattern.ready_timeout_s, step)
+                pickers.wait_for(stage, kube, pattern, name, step)
         target = traffic.wait_programmed(kube, profile, pattern, step)
         step.ok(target.url)
     return target

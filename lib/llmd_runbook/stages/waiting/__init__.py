@@ -1,1 +1,1 @@
-"""Waiting for model servers: how far each pod is, what it says meanwhile, and when nothing new comes any more."""
+"""Waiting for model servers and pickers: how far each pod is, what it says, and when nothing new comes any more."""

@@ -1,4 +1,4 @@
-"""How far a model server's pod is on its way to Ready: by the pod as the API server has it, and by vLLM's log."""
+"""How far a pod is on its way to Ready: by the pod as the API server has it and, of a model server, by vLLM's log."""
 
 from __future__ import annotations
 

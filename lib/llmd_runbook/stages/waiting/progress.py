@@ -23,6 +23,15 @@ def limits(deadlines: ProgressDeadlines) -> dict[Phase, float]:
     return {**before, Phase.START: sum(after.values()), **after}
 
 
+def picker_limits(deadlines: ProgressDeadlines) -> dict[Phase, float]:
+    """The same for an endpoint picker's pod, which has no model: from its container's start to Ready is one phase."""
+    return {
+        Phase.CAPACITY: deadlines.capacity_s,
+        Phase.IMAGE_PULL: deadlines.image_pull_s,
+        Phase.START: deadlines.warm_up_s,
+    }
+
+
 class Progress:
     """One pod. Progress is a phase later than any before, or something said that it never said before.
 

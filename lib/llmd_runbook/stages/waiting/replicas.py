@@ -1,31 +1,14 @@
-"""Waiting until a pattern's replicas are Ready: each pod's phase is shown, and one that comes no further is named."""
+"""Waiting until a pattern's replicas are Ready."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
-from llmd_runbook.clients.kubernetes import PODS, Kubernetes, Object
-from llmd_runbook.errors import DeadlineExceeded
-from llmd_runbook.profile import Pattern, Profile
+from llmd_runbook.clients.kubernetes import PODS, Kubernetes
+from llmd_runbook.profile import Pattern
 from llmd_runbook.run import StageRun, StepHandle
 from llmd_runbook.stages import site
-from llmd_runbook.stages.pool import scale_events
-from llmd_runbook.stages.waiting import phases
-from llmd_runbook.stages.waiting.phases import Phase
-from llmd_runbook.stages.waiting.progress import Progress, limits
-from llmd_runbook.stages.waiting.told import Told
-from llmd_runbook.topology import Replica, replica_view, trouble
-from llmd_runbook.verdicts import Table
-
-_LOOK_S = 10.0
-"""Events and logs are read this often while the pods themselves do not change."""
-_READ_AGAIN_S = 2.0
-"""... and while they do, at most this often."""
-_SHOWN = 160
-"""Characters of an Event or a line of a log that are shown."""
-_LAST_LINES = 3
-Clock = Callable[[], float]
+from llmd_runbook.stages.waiting import progress
+from llmd_runbook.stages.waiting.starting import Awaited, Clock, Start, key_of
+from llmd_runbook.topology import Replica
 
 
 def wait_for(
@@ -44,8 +27,10 @@ def wait_for(
         DeadlineExceeded: a pod came no further for as long as its phase allows, or `ready_timeout_s` has passed; with
             what each pod that is not Ready says.
     """
-    profile = stage.profile
-    start = Start(kube, profile, pattern, step, clock or time.monotonic)
+    profile, key = stage.profile, key_of(stage.profile, pattern)
+    limits = progress.limits(pattern.progress_deadlines)
+    awaited = Awaited(servers.name, pattern.replicas, key, limits, by_log=True)
+    start = Start(kube, profile, awaited, step, clock)
     try:
         return kube.wait(
             PODS,
@@ -53,143 +38,11 @@ def wait_for(
             what=f"{pattern.replicas} Ready replicas of {servers.name}",
             timeout_s=pattern.ready_timeout_s,
             remedy=f"act on what the pods say (kubectl -n {profile.namespace} describe pods -l {servers.selector}); "
-            f"where they came further all the time, raise {start.key}.ready_timeout_s; then run the stage again",
+            f"where they came further all the time, raise {key}.ready_timeout_s; then run the stage again",
             namespace=profile.namespace,
             selector=servers.selector,
             on_change=start.state,
-            look_s=max(1.0, min(_LOOK_S, *(limit / 2 for limit in start.limits.values()))),
+            look_s=start.look_s,
         )
     finally:
-        if start.waited:
-            stage.table(start.table(f"How the pods of {servers.name} started"))
-
-
-class Start:
-    """The pods of a pattern on their way to Ready, as one wait sees them."""
-
-    def __init__(self, kube: Kubernetes, profile: Profile, pattern: Pattern, step: StepHandle, clock: Clock) -> None:
-        self.key = "pattern3" if pattern == profile.pattern3 else "pattern1"
-        self.limits = limits(pattern.progress_deadlines)
-        self.waited = False
-        self._profile, self._pattern, self._step, self._clock = profile, pattern, step, clock
-        self._told = Told(kube, profile.namespace)
-        self._read_s: float | None = None
-        self._pods: list[Object] = []
-        self._progress: dict[str, Progress] = {}
-
-    def done(self, pods: list[Object]) -> list[Replica] | None:
-        """The replicas, where all of them are Ready and there is no other pod."""
-        views = sorted((replica_view(pod) for pod in pods), key=lambda view: view.name)
-        settled = len(views) == self._pattern.replicas and all(view.ready and not view.terminating for view in views)
-        return views if settled else None
-
-    def state(self, pods: list[Object]) -> str:
-        """Look at the pods, show each of them, and give that back in words.
-
-        Raises:
-            DeadlineExceeded: one of them came no further for as long as its phase allows.
-        """
-        self._pods = sorted(pods, key=_name)
-        self.waited = self.waited or self.done(pods) is None
-        fresh = self._read_s is None or self._clock() - self._read_s >= _READ_AGAIN_S
-        if fresh:
-            self._read()
-        self._see()
-        if self._stuck() and not fresh:  # what it says now decides, not what it said at the look before
-            self._read()
-            self._see()
-        ready = sum(replica_view(pod).ready for pod in pods)
-        words = f"{ready} of {self._pattern.replicas} replicas Ready"
-        shown = " | ".join([words, *map(self._words, self._pods), *self._told.missing.values()])
-        self._step.progress(shown, done=ready, total=self._pattern.replicas)
-        if stuck := self._stuck():
-            raise self._error(stuck[0], shown)
-        return shown
-
-    def table(self, title: str) -> Table:
-        """Every pod as it was last seen, with the seconds that it was seen in each phase."""
-        now_s, rows = self._clock(), []
-        for pod in self._pods:
-            progress = self._progress.get(pod["metadata"]["uid"])
-            if progress is None:
-                continue  # the wait was interrupted before it looked
-            spent = [f"{phase} {s:.0f} s" for phase, s in progress.spent_s(now_s).items() if phase < Phase.READY]
-            row: list[str | int | float | None] = [
-                _name(pod),
-                str(progress.phase),
-                progress.restarts,
-                ", ".join(spent),
-                self._event(pod)[:_SHOWN],
-                self._line(pod)[:_SHOWN],
-            ]
-            rows.append(row)
-        columns = ["pod", "phase", "restarts", "time, as seen", "last event", "last line of its log"]
-        return Table(title=title, columns=columns, rows=rows)
-
-    def _read(self) -> None:
-        self._read_s = self._clock()
-        self._told.read(self._pods)
-
-    def _see(self) -> None:
-        now_s = self._clock()
-        for pod in self._pods:
-            progress = self._progress.setdefault(pod["metadata"]["uid"], Progress(now_s))
-            phase = phases.phase_of(pod, self._told.log(pod))
-            progress.see(phase, replica_view(pod).restarts, self._told.news(pod), now_s)
-
-    def _stuck(self) -> list[Object]:
-        now_s = self._clock()
-        return [pod for pod in self._pods if self._progress[pod["metadata"]["uid"]].overdue(self.limits, now_s)]
-
-    def _words(self, pod: Object) -> str:
-        progress = self._progress[pod["metadata"]["uid"]]
-        if progress.phase is Phase.READY:
-            return f"{_name(pod)}: Ready"
-        said = f"{_name(pod)}: {progress.phase} {progress.in_phase_s(self._clock()):.0f} s"
-        parts = [f"{said}, {progress.restarts} restarts", trouble(pod), self._event(pod), self._line(pod)]
-        return "; ".join(part[:_SHOWN] for part in dict.fromkeys(parts) if part)
-
-    def _event(self, pod: Object) -> str:
-        """Its last Event; for one that waits for a node, the autoscaler's last word, where that makes the nodes."""
-        waits = self._profile.pool.mode == "autoscale" and scale_events.waits_for_a_node(pod)
-        return (scale_events.last_word(self._told.events(pod)) if waits else "") or self._told.last_event(pod)
-
-    def _line(self, pod: Object) -> str:
-        line = phases.telling(self._told.log(pod) or [], runs=phases.runs(pod))
-        return f"log: {line}" if line else ""
-
-    def _error(self, pod: Object, shown: str) -> DeadlineExceeded:
-        progress, namespace = self._progress[pod["metadata"]["uid"]], self._profile.namespace
-        log = self._told.log(pod) or []
-        key = _KEYS[progress.phase]
-        return DeadlineExceeded(
-            f"pod {_name(pod)} showed no progress for {progress.still_s(self._clock()):.0f} s in its phase "
-            f"{progress.phase}; {self.limits[progress.phase]:.0f} s are allowed",
-            where=f"pod {namespace}/{_name(pod)} on {pod['spec'].get('nodeName') or 'no node'}",
-            reason="; ".join([shown, *([f"its log ends: {' / '.join(log[-_LAST_LINES:])}"] if log else [])]),
-            remedy=f"{_REMEDIES[progress.phase]} (kubectl -n {namespace} describe pod {_name(pod)}, and logs); where "
-            f"it only needs longer, raise {self.key}.progress_deadlines.{key}; then run the stage again",
-        )
-
-
-_KEYS = {
-    Phase.CAPACITY: "capacity_s",
-    Phase.IMAGE_PULL: "image_pull_s",
-    Phase.START: "download_s",
-    Phase.DOWNLOAD: "download_s",
-    Phase.LOAD: "load_s",
-    Phase.WARM_UP: "warm_up_s",
-}
-_LOG = "see why its log stands still, or what ended its container"
-_REMEDIES = {
-    Phase.CAPACITY: "see why no node takes it: nodes missing (stage 02), a stock-out, a quota, a taint",
-    Phase.IMAGE_PULL: "see what it waits for: the image and its registry, or a Secret or volume that is not there",
-    Phase.START: _LOG,
-    Phase.DOWNLOAD: f"{_LOG}: the model hub must be reachable from its node, and the token good for that model",
-    Phase.LOAD: f"{_LOG}: memory of GPU and node, or its disk",
-    Phase.WARM_UP: f"{_LOG}: GPU memory for the KV cache, or a readiness probe that asks for something else",
-}
-
-
-def _name(pod: Object) -> str:
-    return str(pod["metadata"]["name"])
+        start.keep(stage)

@@ -38,17 +38,17 @@ class Told:
         return _words(self.events(pod)[-1]) if self.events(pod) else ""
 
     def log(self, pod: Object) -> list[str] | None:
-        """The last lines of the model server's log; None where there are none to be had."""
+        """The last lines of its container's log; None where there are none to be had."""
         return self._logs.get(pod["metadata"]["uid"])
 
-    def news(self, pod: Object) -> list[str]:
-        """What counts as progress when it is said for the first time."""
+    def news(self, pod: Object, *, by_log: bool) -> list[str]:
+        """What counts as progress when it is said for the first time: Events and, where it says so, the log's lines."""
         said = [
             _words(event)
             for event in self.events(pod)
             if event.get("type") == "Normal" and event.get("reason") not in _NO_PROGRESS
         ]
-        return [*said, *filter(phases.advances, self.log(pod) or [])]
+        return [*said, *filter(phases.advances, (self.log(pod) or []) if by_log else [])]
 
     def _read_events(self) -> None:
         if "Events" in self.missing:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmd_runbook.analysis.latency import Throughput
+from llmd_runbook.analysis.latency import Refusal, Throughput
 from llmd_runbook.clients.inference import Endpoint
 from llmd_runbook.clients.kubernetes import (
     AUTOSCALERS,
@@ -137,7 +137,7 @@ class World:
         self.loads: list[tuple[int, int, int, int]] = []
         self.dies_at_load = 0
         self.change: Callable[[Measured], Measured] = lambda found: found
-        self.error = ClientError(60, 180, 0.001, 0.001, 0.001, 0.001)
+        self.error: ClientError | Refusal = ClientError(60, 180, 0.001, 0.001, 0.001, 0.001)
         self.asking(3)
 
     def asking(self, up_to: int, approval: str = "self", pool: str = "") -> None:
@@ -307,6 +307,14 @@ def test_replicas_that_bring_nothing_fail(world: World) -> None:
     assert "of the gain that would be linear" in checks(result)["gain"].observed
 
 
+def test_failures_are_the_reason_why_no_gain_is_known_also_where_the_client_is_not(world: World) -> None:
+    world.error = Refusal("too few answers to calibrate against")
+    world.change = lambda found: replace(found, failures_by_kind={"http_500": 2})
+    result = world.run()
+    assert verdicts(result) == [Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS]
+    assert checks(result)["gain"].observed.startswith("not comparable: failed requests 2 and 2")
+
+
 def test_rounds_that_disagree_decide_nothing(world: World) -> None:
     world.change = lambda found: replace(
         found, throughput=replace(rate_of(found), requests_per_s=(8.0, 30.0, 9.0)[len(world.loads) % 3])
@@ -321,7 +329,7 @@ def rate_of(found: Measured) -> Throughput:
 
 
 def test_a_client_that_is_the_limit_decides_nothing(world: World) -> None:
-    world.error = replace(world.error, latency_p95_s=5.0)
+    world.error = ClientError(60, 180, 0.001, 5.0, 0.001, 0.001)
     result = world.run()
     assert checks(result)["gain"].verdict is Verdict.INCONCLUSIVE
     assert "INVALID (client-bound)" in checks(result)["gain"].observed
@@ -375,6 +383,7 @@ def test_a_number_that_does_not_come_back_fails(world: World) -> None:
     result = world.run()
     assert verdicts(result) == [Verdict.PASS, Verdict.PASS, Verdict.FAIL]
     assert "waited for 3 Ready replicas" in checks(result)["restored"].observed
+    assert world.kube.disowned == 1, "the release can be changed afterwards all the same"
 
 
 def test_somebody_who_scales_meanwhile_is_named(world: World) -> None:
@@ -397,15 +406,21 @@ DEATHS = [(point, after, 0) for point in range(1, 8) for after in (False, True)]
 ]
 
 
-@pytest.mark.parametrize(("at_scale", "after", "at_load"), DEATHS)
-def test_an_attempt_that_is_interrupted_anywhere_puts_the_number_back(
-    world: World, at_scale: int, after: bool, at_load: int
-) -> None:
+def interrupted(world: World, at_scale: int, after: bool, at_load: int) -> StageRun:
+    """An attempt in whose measurement the process is interrupted there."""
     world.kube.dies_at, world.kube.dies_after, world.dies_at_load = at_scale, after, at_load
     stage = world.open()
     replica_scaling.plan(stage)
     with pytest.raises(KeyboardInterrupt):
         replica_scaling.measure(stage)
+    return stage
+
+
+@pytest.mark.parametrize(("at_scale", "after", "at_load"), DEATHS)
+def test_an_attempt_that_is_interrupted_anywhere_puts_the_number_back(
+    world: World, at_scale: int, after: bool, at_load: int
+) -> None:
+    stage = interrupted(world, at_scale, after, at_load)
     stage.abandon("KeyboardInterrupt", "as a cell that raises does")
     assert world.kube.replicas == 3
 
@@ -414,11 +429,7 @@ def test_an_attempt_that_is_interrupted_anywhere_puts_the_number_back(
 def test_after_a_kill_anywhere_the_next_attempt_puts_it_back_and_measures(
     world: World, at_scale: int, after: bool, at_load: int
 ) -> None:
-    world.kube.dies_at, world.kube.dies_after, world.dies_at_load = at_scale, after, at_load
-    stage = world.open()
-    replica_scaling.plan(stage)
-    with pytest.raises(KeyboardInterrupt):
-        replica_scaling.measure(stage)
+    stage = interrupted(world, at_scale, after, at_load)
     stage._undo.clear()  # SIGKILL: nothing of this process runs any more
     stage.abandon("Killed", "by SIGKILL")
     left = world.kube.replicas

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
 import pytest
 
+from llmd_runbook.clients.kubernetes import GATEWAYS, Object, Resource
+from llmd_runbook.errors import DeadlineExceeded
+from llmd_runbook.run import StageRun
 from llmd_runbook.stages.load import traffic
 from llmd_runbook.topology import RouteView, route_of
 from tests.llmd_runbook.conftest import Bench
+from tests.llmd_runbook.memory import Memory
 
 GOOD = {"Accepted": "True (Accepted)", "ResolvedRefs": "True (ResolvedRefs)"}
 
@@ -55,3 +63,66 @@ def test_no_route_points_nowhere_and_is_not_accepted(bench: Bench) -> None:
 )
 def test_accepted_needs_both_conditions(conditions: dict[str, str], right: bool) -> None:
     assert traffic.accepted(RouteView("r", ["g"], ["InferencePool/three"], conditions)) is right
+
+
+WAITS: Object = {"type": "Programmed", "status": "False", "reason": "Pending", "message": "no proxy-only subnet"}
+ACCEPTED: Object = {"type": "Accepted", "status": "True", "reason": "Accepted", "message": "it is valid"}
+DONE: Object = {"type": "Programmed", "status": "True", "reason": "Programmed", "message": ""}
+
+
+def gateway(name: str, *conditions: Object, address: str = "") -> Object:
+    spec = {"gatewayClassName": "c", "listeners": [{"protocol": "HTTP", "port": 80}]}
+    status: Object = {"conditions": list(conditions)} | ({"addresses": [{"value": address}]} if address else {})
+    return {"metadata": {"name": name, "namespace": "llm-d"}, "spec": spec, "status": status}
+
+
+class Changing(Memory):
+    """A cluster whose Gateways go through these states."""
+
+    def __init__(self, *states: list[Object]) -> None:
+        super().__init__()
+        self.states = states
+
+    def wait(self, resource: Resource, done: Callable[[list[Object]], Any], **options: Any) -> Any:
+        assert resource is GATEWAYS
+        state = ""
+        for items in self.states:
+            state = options["on_change"](items)
+            if found := done(items):
+                for item in items:
+                    self.add(GATEWAYS, item)
+                return found
+        raise DeadlineExceeded(f"waited for {options['what']}", reason=f"last state: {state}")
+
+
+def programmed(stage: StageRun, kube: Changing) -> tuple[str, list[str]]:
+    shown: list[str] = []
+    with stage.step("wait") as step, patch.object(step, "progress", lambda text, **_: shown.append(text)):
+        return traffic.wait_programmed(kube, stage.profile, stage.profile.pattern3, step).url, shown
+
+
+def test_the_gateways_conditions_are_shown_as_they_change(open_stage: Callable[[str], StageRun]) -> None:
+    other = gateway("other", DONE, address="192.0.2.9")
+    kube = Changing(
+        [other],
+        [other, gateway("g")],
+        [other, gateway("g", ACCEPTED, WAITS)],
+        [other, gateway("g", ACCEPTED, DONE)],
+        [other, gateway("g", ACCEPTED, DONE, address="192.0.2.1")],
+    )
+    url, shown = programmed(open_stage("03_swap_patterns"), kube)
+    assert url == "http://192.0.2.1"
+    assert [text.removeprefix("waiting for Gateway g: ") for text in shown] == [
+        "no such Gateway",
+        "no address; no conditions",
+        "no address; Accepted True (Accepted), Programmed False (Pending); Programmed: no proxy-only subnet",
+        "no address; Accepted True (Accepted), Programmed True (Programmed)",
+        "192.0.2.1; Accepted True (Accepted), Programmed True (Programmed)",
+    ]
+
+
+def test_a_gateway_that_is_never_programmed_says_why(open_stage: Callable[[str], StageRun]) -> None:
+    kube = Changing([gateway("g", ACCEPTED, WAITS, address="192.0.2.1")])
+    with pytest.raises(DeadlineExceeded, match="Gateway g to be programmed") as caught:
+        programmed(open_stage("03_swap_patterns"), kube)
+    assert "Programmed False (Pending); Programmed: no proxy-only subnet" in str(caught.value.reason)

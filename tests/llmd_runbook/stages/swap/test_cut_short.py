@@ -21,7 +21,7 @@ from llmd_runbook.stages import site
 from llmd_runbook.stages.load import traffic
 from llmd_runbook.stages.planning import gate
 from llmd_runbook.stages.swap import cut_short, rollback, steps
-from llmd_runbook.stages.waiting import replicas
+from llmd_runbook.stages.waiting import pickers, replicas
 from llmd_runbook.verdicts import Step, StepStatus
 
 Open = Callable[[str], StageRun]
@@ -251,7 +251,7 @@ def swap(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 def watched(monkeypatch: pytest.MonkeyPatch, pods: Callable[..., Any]) -> None:
     monkeypatch.setattr(replicas, "wait_for", pods)
-    monkeypatch.setattr(site, "wait_available", lambda *_: None)
+    monkeypatch.setattr(pickers, "wait_for", lambda *_: None)
     monkeypatch.setattr(traffic, "wait_programmed", lambda *_: Endpoint("http://gateway"))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from llmd_runbook.clients.kubernetes import EVENTS, Object
-from llmd_runbook.errors import ApiError, ClusterError
+from llmd_runbook.clients.kubernetes import EVENTS, PODS, Object, Resource
+from llmd_runbook.errors import ApiError, ClusterError, DeadlineExceeded
 from tests.llmd_runbook.memory import Memory
 
 NAMESPACE = "llm-d"
@@ -69,6 +70,7 @@ class Talking(Memory):
 
     def __init__(self) -> None:
         super().__init__()
+        self.container = CONTAINER
         self.said: dict[str, str] = {}
         self.refused: dict[str, ClusterError] = {}
         self.reads: list[str] = []
@@ -93,9 +95,48 @@ class Talking(Memory):
 
     def logs(self, pod: str, namespace: str, container: str, tail: int = 200) -> str:
         self.reads.append(f"log of {pod}")
-        assert (namespace, container) == (NAMESPACE, CONTAINER)
+        assert (namespace, container) == (NAMESPACE, self.container)
         if "log" in self.refused:
             raise self.refused["log"]
         if pod not in self.said:
             raise ApiError("the Kubernetes API refused (400)", reason="container is waiting to start")
         return self.said[pod]
+
+
+Moment = tuple[float, Callable[["World"], list[Object]]]
+
+
+class World(Talking):
+    """What happens is a list of moments: at that time (s), these are the pods, and this was said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self.moments: list[Moment] = []
+        self.options: dict[str, Any] = {}
+        self.pods: list[Object] = []
+
+    def at(self, now_s: float, *pods: Object, log: dict[str, str] | None = None) -> None:
+        """From then on the pods are these; `log` is added to what they have said."""
+
+        def happen(world: World) -> list[Object]:
+            for name, text in (log or {}).items():
+                world.said[name] = world.said.get(name, "") + text
+            return list(pods)
+
+        self.moments.append((now_s, happen))
+
+    def all(self, resource: Any, namespace: str | None = None, selector: str = "", fields: str = "") -> list[Object]:
+        return self.pods if resource is PODS else super().all(resource, namespace, selector, fields)
+
+    def wait(self, resource: Resource, done: Callable[[list[Object]], Any], **options: Any) -> Any:
+        """As the client's: told of each state, until it is done, and here until nothing more happens."""
+        self.options, state = options, ""
+        for now_s, happen in self.moments:
+            self.now_s = now_s
+            self.pods = happen(self)
+            items = self.all(resource, options["namespace"])
+            state = options["on_change"](items)
+            if found := done(items):
+                return found
+        raise DeadlineExceeded(f"waited for {options['what']}", reason=state, remedy=options["remedy"])

@@ -9,12 +9,13 @@ from unittest.mock import patch
 
 import pytest
 
-from llmd_runbook.clients.kubernetes import DEPLOYMENTS, Object, Resource
+from llmd_runbook.clients.kubernetes import DEPLOYMENTS, Object
 from llmd_runbook.errors import DeadlineExceeded, Forbidden, Unreachable
 from llmd_runbook.profile import Pattern, ProgressDeadlines
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages.site import ModelServers
 from llmd_runbook.stages.waiting import replicas
+from llmd_runbook.stages.waiting.starting import key_of
 from tests.llmd_runbook.stages.waiting.pods import (
     BACK_OFF,
     BAR,
@@ -25,45 +26,13 @@ from tests.llmd_runbook.stages.waiting.pods import (
     NAMESPACE,
     RUNNING,
     STARTED,
-    Talking,
+    World,
     pod,
 )
 
 SERVERS = ModelServers("ms", "app=ms", 1)
 SHORT = ProgressDeadlines(capacity_s=100, image_pull_s=100, download_s=60, load_s=50, warm_up_s=50)
 TOKEN = "hf_" + "abcdefghijklmnop"
-Moment = tuple[float, Callable[["World"], list[Object]]]
-
-
-class World(Talking):
-    """What happens is a list of moments: at that time (s), these are the pods, and this was said."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now_s = 0.0
-        self.moments: list[Moment] = []
-        self.options: dict[str, Any] = {}
-
-    def at(self, now_s: float, *pods: Object, log: dict[str, str] | None = None) -> None:
-        """From then on the pods are these; `log` is added to what they have said."""
-
-        def happen(world: World) -> list[Object]:
-            for name, text in (log or {}).items():
-                world.said[name] = world.said.get(name, "") + text
-            return list(pods)
-
-        self.moments.append((now_s, happen))
-
-    def wait(self, resource: Resource, done: Callable[[list[Object]], Any], **options: Any) -> Any:
-        """As the client's: told of each state, until it is done, and here until nothing more happens."""
-        self.options, state = options, ""
-        for now_s, happen in self.moments:
-            self.now_s = now_s
-            items = happen(self)
-            state = options["on_change"](items)
-            if found := done(items):
-                return found
-        raise DeadlineExceeded(f"waited for {options['what']}", reason=state, remedy=options["remedy"])
 
 
 class Waits:
@@ -103,6 +72,12 @@ def test_replicas_that_are_ready_are_given_back_at_once_and_no_table_is_made(wai
     waits.kube.at(0, pod("b", container=RUNNING, ready=True), pod("a", container=RUNNING, ready=True))
     assert [view.name for view in waits(replicas_wanted=2)] == ["a", "b"]
     assert waits.stage.finish().tables == []
+
+
+@pytest.mark.parametrize("name", ["pattern1", "pattern3"])
+def test_another_number_of_replicas_has_the_deadlines_of_the_same_section(waits: Waits, name: str) -> None:
+    profile = waits.stage.profile
+    assert key_of(profile, getattr(profile, name).model_copy(update={"replicas": 7})) == name
 
 
 def test_a_quarter_of_an_hour_of_download_passes_and_is_shown(waits: Waits) -> None:
