@@ -182,8 +182,8 @@ class Route(_Section):
 
     name: Name = Field(description="HTTPRoute of the clients; the swap moves `route`'s, never Pattern 2's")
     url: str = Field(
-        description="gateway URL with its path prefix, for an internal gateway or a tunnel to one; `route`'s only where "
-        "Patterns 1 and 3 have one Gateway; empty means the Gateway's own address and listener",
+        description="gateway URL with its path prefix, for an internal gateway or a tunnel to one; `route`'s only "
+        "where Patterns 1 and 3 have one Gateway; empty means the Gateway's own address and listener",
         default="",
     )
     host: str = Field(

@@ -41,8 +41,8 @@ def identify(profile: Profile) -> ClusterIdentity:
     """Who the cluster is, and whether it is a simulated one, as the cluster itself says.
 
     Raises:
-        UsageError: the profile says simulated and the cluster does not, or the other way round; helm, helmfile or GKE mean
-            another cluster than the Kubernetes client; or it is an Autopilot cluster.
+        UsageError: the profile says simulated and the cluster does not, or the other way round; helm, helmfile or GKE
+            mean another cluster than the Kubernetes client; or it is an Autopilot cluster.
         ClusterError: the cluster or GKE does not answer, or refuses.
     """
     kube = of(profile)

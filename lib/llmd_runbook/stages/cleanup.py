@@ -124,7 +124,7 @@ def judge_nodes(profile: Profile, state: PoolState, names: list[str]) -> Check:
 
 
 def _serves(stage: StageRun, step: StepHandle) -> tuple[bool | None, str]:
-    """Whether the end state serves as the option says (None: a gateway that keeps us out shows neither), and evidence."""
+    """Whether the end state serves as the option says (None: the gateway keeps us out), and the evidence."""
     profile = stage.profile
     kube = site.kubernetes(profile)
     if profile.cleanup.option == "restore_pattern1":

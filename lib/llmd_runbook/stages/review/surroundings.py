@@ -28,8 +28,8 @@ from llmd_runbook.verdicts import Check, Table, declare
 SELECTORS = declare(
     "patterns.selectors",
     "no Deployment or InferencePool of one pattern selects pods of the other, or of anything else in the namespace",
-    "give each pattern labels of its own, or a namespace: the same in `modelArtifacts.labels` of its model servers and, "
-    "for its InferencePool, in `inferencePool.modelServers.matchLabels` (chart inferencepool) or "
+    "give each pattern labels of its own, or a namespace: the same in `modelArtifacts.labels` of its model servers and "
+    "in its pool's `inferencePool.modelServers.matchLabels` (chart inferencepool) or "
     "`router.modelServers.matchLabels` (chart llm-d-router-gateway)",
 )
 OWNERS = declare(

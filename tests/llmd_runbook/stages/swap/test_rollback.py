@@ -28,6 +28,7 @@ from llmd_runbook.errors import (
     RunbookError,
     ToolError,
     Unreachable,
+    UsageError,
 )
 from llmd_runbook.profile import Pattern
 from llmd_runbook.run import StageRun
@@ -253,6 +254,15 @@ def test_a_gateway_that_keeps_us_out_costs_no_outage(
             assert "route.bearer_variable" in str(caught.value.remedy)
         assert len(gateway.asked("/v1/completions")) == 1
     assert swap.done == done
+
+
+def test_a_token_that_is_not_there_costs_no_outage(swap: Swap, monkeypatch: pytest.MonkeyPatch) -> None:
+    swap.use(strategy="recreate")
+    monkeypatch.setattr(steps, "serves", lambda *_: True)
+    monkeypatch.setattr(steps, "endpoint", lambda *_: Endpoint("http://127.0.0.1:1", bearer_variable="NOT_SET"))
+    with pytest.raises(UsageError, match="no token for the gateway"):
+        swap.run()
+    assert swap.done == []
 
 
 def test_few_requests_prove_no_error_rate_and_are_no_reason_to_go_back(swap: Swap) -> None:
