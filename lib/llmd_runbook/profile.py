@@ -184,8 +184,8 @@ class Route(_Section):
 
     name: Name = Field(description="HTTPRoute of the clients; the swap moves `route`'s, never Pattern 2's")
     url: str = Field(
-        description="gateway URL with its path prefix, for an internal gateway or a tunnel to one; "
-        "empty means the Gateway's own address and listener",
+        description="gateway URL with its path prefix, for an internal gateway or a tunnel to one; `route`'s only "
+        "where Patterns 1 and 3 have one Gateway; empty means the Gateway's own address and listener",
         default="",
     )
     host: str = Field(
@@ -409,6 +409,13 @@ class Profile(_Section):
             raise ValueError(f"{how} > pool.max_nodes {self.pool.max_nodes}: the pool could never hold both patterns")
         if self.pattern2 and self.pattern2.gateway in (self.pattern1.gateway, self.pattern3.gateway):
             raise ValueError(f"pattern2.gateway {self.pattern2.gateway} is another pattern's: give Pattern 2 its own")
+        one, other = self.pattern1.gateway, self.pattern3.gateway
+        if self.route.url and one != other:
+            raise ValueError(
+                f"route.url is one address, and pattern1.gateway {one} and pattern3.gateway {other} are two Gateways: "
+                "after the swap it would lead to the wrong one. Leave url empty, so that each Gateway's own address is "
+                "taken; where only a proxy reaches these, name it in the environment variable http_proxy"
+            )
         if self.pattern1.inference_pool == self.pattern3.inference_pool:
             raise ValueError("pattern1.inference_pool and pattern3.inference_pool must differ")
         if self.approval == "self" and not self.cluster.simulated:

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from llmd_runbook.clients.releases import HelmfileDriver, Outcome, pending, process
-from llmd_runbook.errors import ToolError
+from llmd_runbook.errors import EXIT_USAGE, ToolError
 from llmd_runbook.manifest import Run
 from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT
 from llmd_runbook.verdicts import StageResult, Verdict
@@ -75,9 +75,13 @@ class Layout:
     environment: dict[str, str]
     folder: Path
 
-    def driver(self, postfix: str = "pattern1", file: Path = HELMFILE, environment: str = "sandbox") -> HelmfileDriver:
+    def driver(
+        self, postfix: str = "pattern1", file: Path = HELMFILE, environment: str = "sandbox", context: str = ""
+    ) -> HelmfileDriver:
         kubeconfig = Path(self.sandbox.kubeconfig)
-        return HelmfileDriver(file, environment, postfix, "llm-d", kubeconfig=kubeconfig, before_change=anything)
+        return HelmfileDriver(
+            file, environment, postfix, "llm-d", kubeconfig=kubeconfig, context=context, before_change=anything
+        )
 
     def profile(self, changes: Mapping[str, str] = MappingProxyType({})) -> Path:
         text = (PARAMETERS / "gke-t4.yaml").read_text()
@@ -176,6 +180,46 @@ def test_the_guides_selector_matches_nothing_and_the_message_says_so(layout: Lay
     assert "no releases found" in str(caught.value.reason)
     assert "--selector name=ms-pattern3" in str(caught.value.remedy)
     assert not {name for name in layout.status() if name.endswith("pattern3")}
+
+
+def elsewhere(helmfile: Path, what: str) -> None:
+    """Have a helmfile, whose first document holds its environments, name another cluster: by flag or by context."""
+    spoiled = {
+        "flag": ("helmDefaults:\n", 'helmDefaults:\n  args: ["--kube-context", "elsewhere"]\n'),
+        "context": ("    version: v1.3.6\n", "    version: v1.3.6\n    kubeContext: elsewhere\n"),
+    }
+    old, new = spoiled[what]
+    assert old in helmfile.read_text()
+    helmfile.write_text(helmfile.read_text().replace(old, new))
+
+
+def test_a_flag_in_the_helmfile_leads_nowhere_else(layout: Layout) -> None:
+    """helm would obey it over the context that it is given: nothing is installed, nor is a run begun."""
+    file = layout.own_copy()
+    elsewhere(file, "flag")
+    driver = layout.driver("pattern3", file, context="llmd-sandbox")
+    with pytest.raises(ToolError, match="another cluster") as caught:
+        driver.apply(quiet)
+    assert "helmDefaults.args has --kube-context" in str(caught.value.reason)
+    assert not {name for name in layout.status() if name.endswith("pattern3")}
+    profile = layout.profile()
+    profile.write_text(profile.read_text().replace(str(HELMFILE), str(file)))
+    words: list[str | Path] = ["llmd-runbook", "run", profile, "--output", layout.folder / "runs", "--stages", "02"]
+    done = layout.sandbox.start(*words, **layout.environment)
+    assert done.returncode == EXIT_USAGE
+    assert "helmfile means another cluster" in done.stderr
+    assert not (layout.folder / "runs").exists()
+
+
+def test_the_context_of_a_release_gives_way_to_the_profiles(layout: Layout) -> None:
+    """There is no such context, so that a helm which obeyed it would fail."""
+    file = layout.own_copy()
+    elsewhere(file, "context")
+    driver = layout.driver("pattern3", file, context="llmd-sandbox")
+    assert driver.elsewhere() == []
+    assert {item.status for item in driver.apply(quiet)} == {"changed"}
+    no_context = layout.driver("pattern3", file)
+    assert no_context.elsewhere() == ["release infra-pattern3 has the context elsewhere"]
 
 
 def test_an_unknown_environment_is_told(layout: Layout) -> None:

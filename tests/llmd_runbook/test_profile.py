@@ -185,6 +185,17 @@ def test_a_fifth_replica_beside_pattern_2_exceeds_the_pool(tmp_path: Path) -> No
     assert "pool.nodes 5 + pattern2.replicas 1 = 6 > pool.max_nodes 5" in str(refused.value)
 
 
+def test_one_url_cannot_lead_to_two_gateways(copy: Path) -> None:
+    """Pattern 3 would be asked through Pattern 1's address, after the swap has removed what stood there."""
+    url = ("  name: llm-d-route\n", "  name: llm-d-route\n  url: http://127.0.0.1:8080\n")
+    refused = spoiled(copy.with_name("gke-t4.yaml"), *url)
+    assert refused.exit_code == EXIT_USAGE
+    assert "infra-pattern1-inference-gateway and pattern3.gateway infra-pattern3-inference-gateway" in str(refused)
+    assert "http_proxy" in str(refused)
+    copy.write_text(copy.read_text().replace(*url))
+    assert load(str(copy)).route.url == "http://127.0.0.1:8080"
+
+
 def test_pattern_2_needs_a_gateway_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(beside(3).replace("infra-pattern2-inference-gateway", "infra-inference-gateway"))
     with pytest.raises(ProfileError) as refused:

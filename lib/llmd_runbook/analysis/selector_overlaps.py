@@ -44,10 +44,10 @@ def overlaps(selecting: Iterable[Selecting], pods: Iterable[PodTemplate]) -> lis
     )
 
 
-def own_labels(model: str) -> dict[str, str]:
-    """Labels that no other model's pods have, in the form of llm-d v0.4's charts.
+def own_labels(model: str, shared: Mapping[str, str]) -> dict[str, str]:
+    """Labels that no other model's pods have: what a pattern's InferencePool selects by, and the model's name.
 
-    >>> own_labels("Qwen/Qwen2.5-3B-Instruct")["llm-d.ai/model"]
-    'Qwen2.5-3B-Instruct'
+    >>> own_labels("Qwen/Qwen2.5-3B-Instruct", {"llm-d.ai/guide": "optimized-baseline"})
+    {'llm-d.ai/guide': 'optimized-baseline', 'llm-d.ai/model': 'Qwen2.5-3B-Instruct'}
     """
-    return {"llm-d.ai/inferenceServing": "true", "llm-d.ai/model": model.rpartition("/")[2][:63]}
+    return {**shared, "llm-d.ai/model": model.rpartition("/")[2][:63]}

@@ -12,10 +12,11 @@ from llmd_runbook.clients import access
 from llmd_runbook.clients.gke import ClusterState
 from llmd_runbook.clients.guard import Guard, read_only
 from llmd_runbook.clients.kubernetes import CONFIG_MAPS, NAMESPACES, READ_S, Kubernetes, connect, connect_as_pod
+from llmd_runbook.clients.releases import helmfile
 from llmd_runbook.clients.releases.binary import Helm
 from llmd_runbook.errors import ApiError, Forbidden, NotFound, ToolError, UsageError
 from llmd_runbook.manifest import ClusterIdentity
-from llmd_runbook.profile import Profile
+from llmd_runbook.profile import HelmfileReleases, Profile
 
 _SIMULATION = ("llmd-sandbox", "kube-public")
 """ConfigMap and namespace in which a simulated cluster says so, and what in it is real."""
@@ -40,8 +41,8 @@ def identify(profile: Profile) -> ClusterIdentity:
     """Who the cluster is, and whether it is a simulated one, as the cluster itself says.
 
     Raises:
-        UsageError: the profile says simulated and the cluster does not, or the other way round; helm or GKE mean
-            another cluster than the Kubernetes client; or it is an Autopilot cluster.
+        UsageError: the profile says simulated and the cluster does not, or the other way round; helm, helmfile or GKE
+            mean another cluster than the Kubernetes client; or it is an Autopilot cluster.
         ClusterError: the cluster or GKE does not answer, or refuses.
     """
     kube = of(profile)
@@ -65,7 +66,7 @@ def identify(profile: Profile) -> ClusterIdentity:
         kubernetes_version=version,
         simulated=simulated,
         real=parts,
-        confirmed_by=[*_by_helm(profile, kube, uid), *_by_gke(profile, kube)],
+        confirmed_by=[*_by_helm(profile, kube, uid), *_by_helmfile(profile, kube), *_by_gke(profile, kube)],
     )
 
 
@@ -86,6 +87,23 @@ def _by_helm(profile: Profile, kube: Kubernetes, uid: str) -> list[str]:
     if found != uid:
         raise _another("helm", kube, f"UID of kube-system: {uid} by the Kubernetes client, {found} by helm")
     return [f"helm {helm.version}: UID of kube-system"]
+
+
+def _by_helmfile(profile: Profile, kube: Kubernetes) -> list[str]:
+    """That helmfile leads helm nowhere else; nothing where there is none, or it cannot be read (stage 01 says so)."""
+    confirmed: dict[str, None] = {}
+    for pattern in (profile.pattern1, profile.pattern3):
+        if isinstance(pattern.releases, HelmfileReleases):
+            driver = helmfile.of(profile, pattern.releases, access.of(profile))
+            try:
+                found = driver.elsewhere()
+            except ToolError:
+                return []
+            if found:
+                where = profile.resolve(pattern.releases.file)
+                raise _another("helmfile", kube, f"{where}: {'; '.join(found)}", helmfile.TO_STAY)
+            confirmed[f"helmfile {driver.version}: context of each release"] = None
+    return list(confirmed)
 
 
 def _by_gke(profile: Profile, kube: Kubernetes) -> list[str]:
@@ -132,13 +150,18 @@ def _certificates(pem: str) -> set[bytes]:
     return {ssl.PEM_cert_to_DER_cert(found) for found in _CERTIFICATE.findall(pem)}
 
 
-def _another(who: str, kube: Kubernetes, reason: str) -> UsageError:
+_MAKE_ONE = (
+    "make them one: `cluster.context`, KUBECONFIG and helm's own variables (HELM_KUBE*), `pool.project`, "
+    "`pool.location` and `pool.cluster`; or set `cluster.access: gke`, which needs no kubeconfig"
+)
+
+
+def _another(who: str, kube: Kubernetes, reason: str, remedy: str = _MAKE_ONE) -> UsageError:
     return UsageError(
         f"{who} means another cluster than the kubeconfig; nothing was started",
         where=f"context {kube.context}, {kube.server}",
         reason=reason,
-        remedy="make them one: `cluster.context`, KUBECONFIG and helm's own variables (HELM_KUBE*), `pool.project`, "
-        "`pool.location` and `pool.cluster`; or set `cluster.access: gke`, which needs no kubeconfig",
+        remedy=remedy,
     )
 
 

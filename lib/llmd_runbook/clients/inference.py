@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from llmd_runbook.clients.bearer import authorization
-from llmd_runbook.errors import ApiError, Unreachable
+from llmd_runbook.errors import ApiError, ClusterError, Forbidden, Unreachable
 
 REPLICA_HEADER = "x-inference-pod"
 _CONNECT_S = 5.0
@@ -65,7 +65,8 @@ class Completion:
 class Inference:
     """Calls to one endpoint.
 
-    Every call raises `Unreachable` (no answer in time) or `ApiError` (the server's own body as the reason).
+    Every call raises `Unreachable` (no answer in time), or with the server's own body as the reason `Forbidden` (401,
+    403) or `ApiError` (any other refusal); `UsageError` where the bearer token is not where the endpoint says.
     """
 
     def __init__(self, endpoint: Endpoint, timeout_s: float = 60) -> None:
@@ -175,12 +176,16 @@ class Inference:
                 remedy="check the Gateway's address, its HTTPRoute, and the network from here to it",
             ) from None
 
-    def _refused(self, method: str, path: str, response: httpx.Response) -> ApiError:
-        return ApiError(
+    def _refused(self, method: str, path: str, response: httpx.Response) -> ClusterError:
+        denied = response.status_code in (401, 403)
+        return (Forbidden if denied else ApiError)(
             f"the gateway answered {response.status_code}",
             where=f"{method} {self.endpoint.url}{path}",
             reason=response.text[:500] or "(empty body)",
-            remedy="404: HTTPRoute; 500: endpoint picker; 503: no Ready replica",
+            remedy="give a bearer token that the gateway takes, where the profile's `route.bearer_variable` or "
+            "`route.bearer_file` says it stands, and run again"
+            if denied
+            else "404: HTTPRoute; 500: endpoint picker; 503: no Ready replica",
         )
 
     def _nonsense(self, what: str, reason: str) -> ApiError:

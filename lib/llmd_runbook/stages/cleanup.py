@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmd_runbook.clients.gke import PoolState
 from llmd_runbook.clients.inference import Inference
 from llmd_runbook.clients.kubernetes import GATEWAYS, NODES, Kubernetes
-from llmd_runbook.errors import ClusterError
+from llmd_runbook.errors import ClusterError, Forbidden
 from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun, StepHandle, changes
 from llmd_runbook.run.display import Shown
@@ -123,8 +123,8 @@ def judge_nodes(profile: Profile, state: PoolState, names: list[str]) -> Check:
     return NODES_LEFT.judge(right, expected=expected, observed=f"{live} nodes", evidence=names, remedy=remedy)
 
 
-def _serves(stage: StageRun, step: StepHandle) -> tuple[bool, str]:
-    """Whether the end state serves as the option says, and the evidence."""
+def _serves(stage: StageRun, step: StepHandle) -> tuple[bool | None, str]:
+    """Whether the end state serves as the option says (None: the gateway keeps us out), and the evidence."""
     profile = stage.profile
     kube = site.kubernetes(profile)
     if profile.cleanup.option == "restore_pattern1":
@@ -141,7 +141,7 @@ def _serves(stage: StageRun, step: StepHandle) -> tuple[bool, str]:
         target = endpoint(kube, profile, profile.pattern3.gateway)
         answer = Inference(target, timeout_s=10).complete(profile.pattern3.model, "Say hello.", max_tokens=1)
     except ClusterError as error:
-        return True, f"{error.what}: {error.reason}"
+        return None if isinstance(error, Forbidden) else True, f"{error.what}: {error.reason}"
     return False, f"{answer.output_tokens} tokens: something still serves {profile.pattern3.model}"
 
 

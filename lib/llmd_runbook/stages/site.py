@@ -8,9 +8,9 @@ from pathlib import Path
 from llmd_runbook.clients import access, cluster
 from llmd_runbook.clients.gke import GkePool
 from llmd_runbook.clients.kubernetes import DEPLOYMENTS, PODS, Kubernetes, Object
+from llmd_runbook.clients.releases import helmfile
 from llmd_runbook.clients.releases.base import Driver
 from llmd_runbook.clients.releases.helm import HelmDriver, ReleaseSpec
-from llmd_runbook.clients.releases.helmfile import HelmfileDriver
 from llmd_runbook.errors import NotFound, ProfileError
 from llmd_runbook.profile import HelmReleases, Pattern, Profile
 from llmd_runbook.run import StepHandle, lock
@@ -44,9 +44,7 @@ def driver(profile: Profile, pattern: Pattern, *, offline: bool = False) -> Driv
         UsageError, ClusterError: the cluster cannot be reached as the profile says.
     """
     reached = access.Access("", "") if offline else access.of(profile)
-    kubeconfig = Path(reached.kubeconfig).expanduser() if reached.kubeconfig else None
-    context, before_change = reached.context, lock.guard(profile)
-    releases = pattern.releases
+    before_change, releases = lock.guard(profile), pattern.releases
     if isinstance(releases, HelmReleases):
         specs = [
             ReleaseSpec(
@@ -57,16 +55,11 @@ def driver(profile: Profile, pattern: Pattern, *, offline: bool = False) -> Driv
             )
             for item in releases.releases
         ]
-        return HelmDriver(specs, profile.namespace, kubeconfig=kubeconfig, context=context, before_change=before_change)
-    return HelmfileDriver(
-        profile.resolve(releases.file),
-        releases.environment,
-        releases.postfix,
-        profile.namespace,
-        kubeconfig=kubeconfig,
-        context=context,
-        before_change=before_change,
-    )
+        kubeconfig = Path(reached.kubeconfig).expanduser() if reached.kubeconfig else None
+        return HelmDriver(
+            specs, profile.namespace, kubeconfig=kubeconfig, context=reached.context, before_change=before_change
+        )
+    return helmfile.of(profile, releases, reached, before_change)
 
 
 def pattern3_pool(kube: Kubernetes, profile: Profile) -> PoolView:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from llmd_runbook.analysis.selector_overlaps import PodTemplate, Selecting, overlaps, own_labels
 
-ONE, THREE = own_labels("google/gemma-2b-it"), own_labels("Qwen/Qwen2.5-3B-Instruct")
+SHARED = {"llm-d.ai/inferenceServing": "true"}
+ONE, THREE = own_labels("google/gemma-2b-it", SHARED), own_labels("Qwen/Qwen2.5-3B-Instruct", SHARED)
 PODS = [PodTemplate("Deployment a", "Pattern 1", ONE), PodTemplate("Deployment b", "Pattern 3", THREE)]
 
 
@@ -15,7 +16,7 @@ def test_labels_of_their_own_keep_patterns_apart() -> None:
 
 
 def test_a_shared_label_reaches_the_other_pattern_in_both_directions() -> None:
-    shared = {"matchLabels": {"llm-d.ai/inferenceServing": "true"}}
+    shared = {"matchLabels": SHARED}
     selecting = [
         Selecting("InferencePool p1", "Pattern 1", shared),
         Selecting("Deployment b", "Pattern 3", shared),
@@ -34,4 +35,4 @@ def test_expressions_count_too() -> None:
 
 
 def test_a_label_is_at_most_63_characters() -> None:
-    assert len(own_labels("org/" + "m" * 80)["llm-d.ai/model"]) == 63
+    assert len(own_labels("org/" + "m" * 80, {})["llm-d.ai/model"]) == 63

@@ -148,6 +148,50 @@ def test_a_helm_that_goes_elsewhere_ends_it(
     assert "HELM_KUBE" in str(caught.value.remedy)
 
 
+def helmfile(folder: Path, release: str, more: str = "") -> None:
+    """A helmfile on PATH whose helmfile has that release, and what else is said."""
+    file = folder / "helmfile"
+    says = f"releases: [{{name: a, kubeContext: {release}}}]\n{more}"
+    file.write_text(f"#!/bin/sh\ncase \"$1\" in version) echo 1.8.0;; *) echo '{says}';; esac\n")
+    file.chmod(0o755)
+
+
+def test_helmfile_confirms_that_it_stays_where_it_is_sent(server: Server, kubeconfig: Path, tmp_path: Path) -> None:
+    answering(server, PARTS)
+    helm(tmp_path, "v3.18.0", uid("uid-1"))
+    helmfile(tmp_path, "here")
+    found = cluster.identify(profile(tmp_path, kubeconfig, simulated=True))
+    assert "helmfile 1.8.0: context of each release" in found.confirmed_by
+
+
+@pytest.mark.parametrize(
+    ("release", "more", "said"),
+    [
+        ("elsewhere", "", "release a has the context elsewhere"),
+        ("here", 'helmDefaults: {args: ["--kube-context", "elsewhere"]}', "helmDefaults.args has --kube-context"),
+    ],
+)
+def test_a_helmfile_that_leads_elsewhere_ends_it(
+    server: Server, kubeconfig: Path, tmp_path: Path, release: str, more: str, said: str
+) -> None:
+    answering(server, PARTS)
+    helm(tmp_path, "v3.18.0", uid("uid-1"))
+    helmfile(tmp_path, release, more)
+    with pytest.raises(UsageError, match="helmfile means another cluster") as caught:
+        cluster.identify(profile(tmp_path, kubeconfig, simulated=True))
+    assert caught.value.reason == f"{tmp_path / 'helmfile.yaml'}: {said}"
+    assert caught.value.exit_code == EXIT_USAGE
+    assert "out of the helmfile" in str(caught.value.remedy)
+
+
+def test_a_helmfile_that_cannot_be_read_confirms_nothing(server: Server, kubeconfig: Path, tmp_path: Path) -> None:
+    answering(server, PARTS)
+    helm(tmp_path, "v3.18.0", uid("uid-1"))
+    helmfile(tmp_path, "[")
+    found = cluster.identify(profile(tmp_path, kubeconfig, simulated=True)).confirmed_by
+    assert found == ["helm v3.18.0: UID of kube-system", "GKE: public endpoint"]
+
+
 @pytest.mark.parametrize("version", ["v3.12.3", "v2.17.0"])
 def test_a_helm_that_cannot_tell_confirms_nothing(
     server: Server, kubeconfig: Path, tmp_path: Path, version: str

@@ -45,6 +45,7 @@ DRIVERS: dict[str, Callable[[Driver], object]] = {
     "settle": lambda driver: driver.settle(["a"], lambda line: None),
 }
 DRIVER_READS = {"names", "installed", "render", "versions", "charts", "stored", "differing"}
+HELMFILE_READS = {"elsewhere", "version"}
 
 
 def public(kind: type) -> set[str]:
@@ -55,7 +56,8 @@ def test_every_method_is_known_as_a_read_or_as_a_change() -> None:
     """A new method has to be put where the tests below look at it."""
     assert public(Kubernetes) == KUBERNETES.keys() | KUBERNETES_READS
     assert public(GkePool) == GKE.keys() | GKE_READS
-    assert public(HelmDriver) == public(HelmfileDriver) == DRIVERS.keys() | DRIVER_READS
+    assert public(HelmDriver) == DRIVERS.keys() | DRIVER_READS
+    assert public(HelmfileDriver) == DRIVERS.keys() | DRIVER_READS | HELMFILE_READS
 
 
 @pytest.mark.parametrize("name", KUBERNETES)
@@ -95,8 +97,9 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "asked"
     release = {"name": "a", "namespace": "n", "revision": "1", "status": "failed", "chart": "c", "enabled": True}
     listed = json.dumps([{**release, "installed": True, "updated": "2026-01-23T10:00:00Z"}])
+    built = json.dumps({"releases": [release]})
     for tool, version in (("helm", "v3.18.0"), ("helmfile", "1.1.0")):
-        answers = f"case \"$*\" in *version*) echo {version};; *list*) echo '{listed}';; esac"
+        answers = f"case \"$*\" in *version*) echo {version};; *list*) echo '{listed}';; *build*) echo '{built}';; esac"
         script = tmp_path / tool
         script.write_text(f"#!/bin/sh\necho {tool} $* >> {file}\n{answers}\n")
         script.chmod(0o755)
@@ -163,10 +166,12 @@ def using(*names: str) -> set[str]:
 
 def test_clients_that_may_change_something_are_made_in_one_place() -> None:
     assert using("connect", "connect_as_pod") == {"clients/cluster.py"}
-    assert using("GkePool", "HelmDriver", "HelmfileDriver") == {"clients/access.py", "stages/site.py"}
-    assert "before_change" not in (LIB / "clients/access.py").read_text()  # it only looks
+    helmfile = "clients/releases/helmfile.py"
+    assert using("GkePool", "HelmDriver", "HelmfileDriver") == {"clients/access.py", helmfile, "stages/site.py"}
+    assert "before_change" not in (LIB / "clients/access.py").read_text()  # it only looks, as this does:
+    assert "helmfile.of(profile, pattern.releases, access.of(profile))" in (LIB / "clients/cluster.py").read_text()
     source = (LIB / "stages/site.py").read_text()
-    made = source.count("GkePool(") + source.count("HelmDriver(") + source.count("HelmfileDriver(")
+    made = source.count("GkePool(") + source.count("HelmDriver(") + source.count("helmfile.of(")
     assert made == 3
     assert source.count("lock.guard(profile)") == 3  # two drivers share one
 

@@ -16,7 +16,7 @@ import pytest
 
 from llmd_runbook.clients import inference
 from llmd_runbook.clients.inference import Completion, Endpoint, Inference
-from llmd_runbook.errors import ApiError, ClusterError, Unreachable
+from llmd_runbook.errors import ApiError, ClusterError, Forbidden, Unreachable
 from tests.llmd_runbook.clients.server import Reply, Server, Silence, Stream
 
 MODELS, COMPLETIONS = "/v1/models", "/v1/completions"
@@ -81,6 +81,27 @@ def test_refusals_keep_code_and_body(server: Server, code: int, body: str) -> No
     assert caught.value.where == f"POST {server.url}/v1/completions"
     assert caught.value.remedy
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("code", [401, 403])
+@pytest.mark.parametrize("call", [ask, streamed])
+def test_a_token_that_the_gateway_refuses_is_told_with_where_it_stands(
+    server: Server, code: int, call: Callable[[Inference], object]
+) -> None:
+    server.on(COMPLETIONS, Reply(code, "Jwt is expired"))
+    with pytest.raises(Forbidden, match=f"the gateway answered {code}") as caught:
+        call(Inference(Endpoint(server.url, bearer_variable="TOKEN")))
+    assert caught.value.reason == "Jwt is expired"
+    assert "route.bearer_variable" in str(caught.value.remedy)
+
+
+def test_a_proxy_of_the_environment_is_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy is the server itself: it is asked for the whole address of a host that does not exist."""
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("no_proxy", "")
+    server.on(MODELS, Reply(body={"data": [{"id": "a"}]}))
+    assert Inference(Endpoint("http://models.invalid")).models() == ["a"]
+    assert server.requests[0].headers["host"] == "models.invalid"
 
 
 def test_an_empty_refusal_says_so(server: Server) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from llmd_runbook.clients.gke import Bounds
+from llmd_runbook.clients.inference import Endpoint
 from llmd_runbook.clients.kubernetes import GATEWAYS, NODES, PODS
 from llmd_runbook.profile import load
 from llmd_runbook.run import StageRun
@@ -15,6 +16,7 @@ from llmd_runbook.stages import cleanup, cleanup_plan, site
 from llmd_runbook.stages.cleanup_plan import nodes_after
 from llmd_runbook.topology import NODE_POOL_LABEL
 from llmd_runbook.verdicts import StageResult, Verdict
+from tests.llmd_runbook.clients.server import Reply, serving
 from tests.llmd_runbook.conftest import PROFILE, Bench
 from tests.llmd_runbook.memory import Memory
 from tests.llmd_runbook.stages.releases import Pool, Releases
@@ -114,6 +116,19 @@ def test_nothing_left_is_right_where_nothing_should_be(stage_of: Stage, option: 
     stage = stage_of(option, cluster(pattern1=0, pattern3=0, nodes=0))
     cleanup.verify(stage)
     assert verdicts(stage.finish()) == {"pods": Verdict.PASS, "nodes": Verdict.PASS, "serves": Verdict.PASS}
+
+
+def test_a_gateway_that_keeps_us_out_does_not_show_that_nothing_serves(
+    stage_of: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving() as gateway:
+        gateway.on("/v1/completions", Reply(401, "Jwt is expired"))
+        monkeypatch.setattr(cleanup, "endpoint", lambda *_: Endpoint(gateway.url))
+        stage = stage_of("delete", cluster(pattern1=0, pattern3=0, nodes=0))
+        cleanup.verify(stage)
+    result = stage.finish()
+    assert verdicts(result)["serves"] is Verdict.INCONCLUSIVE
+    assert "401: Jwt is expired" in next(check.observed for check in result.checks if check.id == "cleanup.serves")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from llmd_runbook.clients.access import Access
 from llmd_runbook.clients.guard import Guard, read_only
 from llmd_runbook.clients.releases import charts, manifests, pending, process
 from llmd_runbook.clients.releases.base import OnLine, Outcome, Release
@@ -15,9 +18,13 @@ from llmd_runbook.clients.releases.binary import Helm, require
 from llmd_runbook.clients.releases.helm import chosen_names
 from llmd_runbook.clients.releases.manifests import Manifest
 from llmd_runbook.errors import ToolError
+from llmd_runbook.profile import HelmfileReleases, Profile
 
 OLDEST = (1, 1)
-_READS = {"repos", "list", "template"}
+_READS = {"build", "repos", "list", "template"}
+_FLAGS_OF_HELM = ("args", "diffArgs", "syncArgs", "templateArgs")
+"""Of `helmDefaults`: they stand behind helmfile's own flags, and helm obeys the last of two."""
+TO_STAY = "take these out of the helmfile: kubeconfig and context are handed to helmfile as the profile says"
 _INSTALL = "install helmfile 1.1 or newer (https://helmfile.readthedocs.io/) and put it on PATH"
 
 
@@ -46,6 +53,7 @@ class HelmfileDriver:
         self._file, self._environment, self._postfix = file, environment, postfix
         self._binary = binary
         self._timeout_s = timeout_s
+        self._context = context
         self._global = [
             "-f",
             str(file),
@@ -83,6 +91,27 @@ class HelmfileDriver:
                 remedy="correct `environment` and `postfix` in the profile, or the helmfile's own conditions",
             )
         return found
+
+    def elsewhere(self) -> list[str]:
+        """What in the helmfile, or in one that it includes, has helm reach another cluster than this driver's.
+
+        `kubeContext` does not, for `--kube-context` goes before it; flags of helm's in `helmDefaults` do.
+        """
+        text = self._run("build")
+        with process.understood("helmfile build"):
+            states = [state for state in yaml.safe_load_all(text) if state]
+            flags = [
+                f"helmDefaults.{key} has {word.partition('=')[0]}"
+                for state in states
+                for key in _FLAGS_OF_HELM
+                for word in (state.get("helmDefaults") or {}).get(key) or []
+                if word.startswith("--kube")
+            ]
+            releases = [release for state in states for release in state.get("releases") or []]
+            contexts = [(release["name"], release.get("kubeContext", "")) for release in releases]
+            if not contexts:
+                raise ValueError("no release")
+        return [*flags, *(f"release {name} has the context {at}" for name, at in contexts if at != self._context)]
 
     def installed(self, namespace: str) -> list[Release]:
         """Every release in the namespace."""
@@ -138,12 +167,13 @@ class HelmfileDriver:
 
     def versions(self) -> dict[str, str]:
         """Versions of helmfile, helm and, where it is installed, helm-diff."""
-        found = {"helmfile": self._version, "helm": self._helm.version}
+        found = {"helmfile": self.version, "helm": self._helm.version}
         plugins = self._helm.plugins()
         return {**found, "helm-diff": plugins["diff"]} if "diff" in plugins else found
 
     @cached_property
-    def _version(self) -> str:
+    def version(self) -> str:
+        """As helmfile writes it, `1.1.0`."""
         argv = [self._binary, "version", "-o", "short"]
         return process.run(argv, timeout_s=self._timeout_s, env=self._env, install=_INSTALL).strip()
 
@@ -163,16 +193,39 @@ class HelmfileDriver:
         return charts.digest(self._helm, str(folder) if "://" not in chart and folder.is_dir() else chart, version)
 
     def _run(self, *arguments: str, on_line: OnLine | None = None) -> str:
-        require(self._version, OLDEST, "helmfile", _INSTALL)
+        require(self.version, OLDEST, "helmfile", _INSTALL)
         self._helm.require()
+        changes = not _READS & set(arguments)
+        if changes and (found := self.elsewhere()):
+            raise ToolError(
+                "the helmfile means another cluster than the profile, and was not run",
+                where=str(self._file),
+                reason="; ".join(found),
+                remedy=TO_STAY,
+            )
         return process.run(
             [self._binary, *self._global, *arguments],
             timeout_s=self._timeout_s,
             env=self._env,
             on_line=on_line,
             install=_INSTALL,
-            guard=None if _READS & set(arguments) else self._before_change,
+            guard=self._before_change if changes else None,
         )
+
+
+def of(
+    profile: Profile, releases: HelmfileReleases, reached: Access, before_change: Guard = read_only
+) -> HelmfileDriver:
+    """The driver for the helmfile that a profile names for one of its patterns, on the cluster reached so."""
+    return HelmfileDriver(
+        profile.resolve(releases.file),
+        releases.environment,
+        releases.postfix,
+        profile.namespace,
+        kubeconfig=Path(reached.kubeconfig).expanduser() if reached.kubeconfig else None,
+        context=reached.context,
+        before_change=before_change,
+    )
 
 
 def _selectors(names: Sequence[str]) -> list[str]:

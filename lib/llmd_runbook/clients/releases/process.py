@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO
 
+import yaml
+
 from llmd_runbook.clients.guard import Guard
 from llmd_runbook.errors import ToolCutShort, ToolError, redact
 
@@ -117,7 +119,7 @@ def understood(command: str, printed: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ToolError(
             f"`{command}` printed what cannot be read",
             reason=f"it begins with {redact(printed[:_SHOWN])!r}" if printed else "it is not what was asked for",

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from llmd_runbook.clients.inference import Completion, Endpoint, Inference
 from llmd_runbook.clients.kubernetes import GATEWAYS, HTTP_ROUTES, Kubernetes, Object
-from llmd_runbook.errors import ApiError, ClusterError, DeadlineExceeded
+from llmd_runbook.errors import ApiError, ClusterError, DeadlineExceeded, Forbidden
 from llmd_runbook.profile import Pattern, Profile
 from llmd_runbook.run import StepHandle
 from llmd_runbook.topology import RouteView, endpoint, gateway_of, route_of, route_view, unmet
@@ -174,6 +174,8 @@ def wait_for_answer(target: Endpoint, profile: Profile, model: str, step: StepHa
 
     Raises:
         DeadlineExceeded: with the last answer.
+        Forbidden: the gateway wants a bearer token, or another one.
+        ApiError: it answered 400.
     """
     client = Inference(target, timeout_s=profile.load.request_timeout_s)
     deadline = time.monotonic() + profile.route.ready_timeout_s
@@ -183,6 +185,8 @@ def wait_for_answer(target: Endpoint, profile: Profile, model: str, step: StepHa
         step.progress(f"request {asked} to {target.url}{last}")
         try:
             return client.complete(model, "Say hello.", max_tokens=8)
+        except Forbidden:
+            raise
         except ClusterError as error:
             if isinstance(error, ApiError) and " 400" in error.what:
                 raise

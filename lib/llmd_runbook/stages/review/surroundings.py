@@ -28,8 +28,9 @@ from llmd_runbook.verdicts import Check, Table, declare
 SELECTORS = declare(
     "patterns.selectors",
     "no Deployment or InferencePool of one pattern selects pods of the other, or of anything else in the namespace",
-    "give each pattern labels of its own, the same in `modelArtifacts.labels` and in "
-    "`modelServers.matchLabels` of its InferencePool, or a namespace of its own",
+    "give each pattern labels of its own, or a namespace: the same in `modelArtifacts.labels` of its model servers and "
+    "in its pool's `inferencePool.modelServers.matchLabels` (chart inferencepool) or "
+    "`router.modelServers.matchLabels` (chart llm-d-router-gateway)",
 )
 OWNERS = declare(
     "owners.none",
@@ -96,7 +97,7 @@ def judge_selectors(
     )
     unknown = [f"{title}: {item.trouble}" for title, item in wanted.items() if item.trouble]
     unknown += [refused[plural] for plural in (DEPLOYMENTS.plural, INFERENCE_POOLS.plural) if plural in refused]
-    labels = [f"{item.pattern.model}: {own_labels(item.pattern.model)}" for item in wanted.values()]
+    labels = [f"{item.pattern.model}: {own_labels(item.pattern.model, _selected_by(item))}" for item in wanted.values()]
     return SELECTORS.judge(
         False if found else None if unknown else True,
         expected="each selector reaches its own pattern's pods only",
@@ -163,6 +164,13 @@ def judge_health_check(
         observed="; ".join(missing) or f"there is one for each, Gateway class {kind}",
         evidence=[f"now: {name}" for name in now] + [f"Pattern 3: {name}" for name in then],
     )
+
+
+def _selected_by(pattern: Rendered) -> Mapping[str, str]:
+    """The labels by which a pattern's InferencePool selects; none where it renders no such pool."""
+    named = ("InferencePool", pattern.pattern.inference_pool)
+    found = [item for item in pattern.manifests if (item["kind"], item["metadata"]["name"]) == named]
+    return found[0]["spec"]["selector"].get("matchLabels") or {} if found else {}
 
 
 def _targets(items: Sequence[Object]) -> list[str]:

@@ -23,6 +23,7 @@ def swap(stage: StageRun, probe: SwapProbe) -> None:
         site.model_servers(site.driver(profile, profile.pattern3).render(), profile)
     pods = steps.pods_of(stage, kube, profile.pattern1)
     if steps.serves(stage, kube, profile.pattern1) and any(pod.ready and not pod.terminating for pod in pods):
+        steps.admitted(stage, kube, profile.pattern1)
         probe.wait_for(OLD, _BEFORE)
         probe.mark("removed")
     else:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from llmd_runbook.clients.inference import Endpoint
+from llmd_runbook.clients.inference import Endpoint, Inference
 from llmd_runbook.clients.kubernetes import Kubernetes
-from llmd_runbook.errors import ToolCutShort
+from llmd_runbook.errors import ClusterError, Forbidden, ToolCutShort
 from llmd_runbook.profile import Pattern
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages import site
@@ -13,7 +13,7 @@ from llmd_runbook.stages.planning import gate
 from llmd_runbook.stages.planning.facts import ROUTE_CHANGE, release_change
 from llmd_runbook.stages.swap import cut_short
 from llmd_runbook.stages.waiting import pickers, replicas
-from llmd_runbook.topology import Replica, route_view
+from llmd_runbook.topology import Replica, endpoint, route_view
 
 
 def pods_of(stage: StageRun, kube: Kubernetes, pattern: Pattern) -> list[Replica]:
@@ -38,6 +38,27 @@ def serves(stage: StageRun, kube: Kubernetes, pattern: Pattern) -> bool:
     """Whether the HTTPRoute sends to that pattern alone, and is accepted."""
     route = route_view(kube, stage.profile.namespace, stage.profile.route.name)
     return traffic.points_to(route, pattern) and traffic.accepted(route)
+
+
+def admitted(stage: StageRun, kube: Kubernetes, pattern: Pattern) -> None:
+    """See that the gateway lets our requests in to a pattern that serves, before an outage that they are to judge.
+
+    Raises:
+        Forbidden: it wants a bearer token, or another one.
+        UsageError: there is no token where the profile says.
+    """
+    profile = stage.profile
+    with stage.step("see that the gateway lets our requests in") as step:
+        try:
+            target = endpoint(kube, profile, pattern.gateway)
+            client = Inference(target, timeout_s=profile.load.request_timeout_s)
+            answer = client.complete(pattern.model, "Say hello.", max_tokens=1)
+        except Forbidden:
+            raise
+        except ClusterError as error:  # a pattern that does not answer may be replaced
+            step.ok(f"{error.what}: {error.reason}")
+        else:
+            step.ok(f"{answer.output_tokens} tokens in {answer.elapsed_s:.2f} s")
 
 
 def remove(stage: StageRun, pattern: Pattern) -> None:

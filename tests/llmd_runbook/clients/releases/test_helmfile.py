@@ -17,11 +17,23 @@ NAMES = ["infra-pattern3", "gaie-pattern3", "ms-pattern3"]
 PLUGINS = "NAME\tVERSION\tDESCRIPTION\ndiff\t3.12.0\tPreview helm upgrade changes as a diff\n"
 
 
+def built(*, flags: dict[str, list[str]] | None = None, context: str = "here") -> str:
+    """What `helmfile build` prints for a helmfile that includes another one."""
+    included, own = ({"name": name, "kubeContext": "here"} for name in NAMES[:2])
+    defaults = {"kubeContext": "here", **(flags or {})}
+    states = [
+        {"releases": [included]},
+        {"helmDefaults": defaults, "releases": [own, {"name": NAMES[2], "kubeContext": context}]},
+    ]
+    return "".join(f"---\n#  Source: /h/helmfile.yaml\n\n{json.dumps(state)}\n" for state in states)
+
+
 @pytest.fixture
 def driver(tools: Path, answer: Answer) -> Driver:
     answer("helm", "plugin", stdout=PLUGINS)
     answer("helm", "list", "-o", stdout="[]")
     entries = [{"name": name, "enabled": True, "installed": True} for name in NAMES]
+    answer("helmfile", "build", stdout=built())
     unwanted = {"name": "off", "enabled": False, "installed": True}
     answer("helmfile", "list", stdout=json.dumps([*entries, unwanted]))
     return HelmfileDriver(
@@ -134,6 +146,43 @@ def test_destroy(driver: Driver, answer: Answer, calls: Calls) -> None:
 def test_destroy_of_nothing_runs_nothing(driver: Driver, calls: Calls) -> None:
     assert {outcome.status for outcome in driver.destroy(lambda line: None)} == {"skipped"}
     assert calls("helmfile", "destroy") == []
+
+
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (built(flags={"args": ["--kube-context", "other"]}), "helmDefaults.args has --kube-context"),
+        (built(flags={"syncArgs": ["--wait", "--kubeconfig=/o"]}), "helmDefaults.syncArgs has --kubeconfig"),
+        (built(flags={"diffArgs": ["--kube-token=secret"]}), "helmDefaults.diffArgs has --kube-token"),
+        (built(context="other"), "release ms-pattern3 has the context other"),
+    ],
+)
+@pytest.mark.parametrize("does", ["apply", "sync", "destroy"])
+def test_a_helmfile_that_leads_helm_elsewhere_changes_nothing(
+    driver: Driver, answer: Answer, calls: Calls, does: str, build: str, why: str
+) -> None:
+    answer("helmfile", "build", stdout=build)
+    answer("helmfile", "template", stdout=STORED)
+    if does == "sync":
+        answer("helm", "plugin", stdout="NAME\tVERSION\n")
+    if does == "destroy":
+        answer("helm", "list", "-o", stdout=listed({"ms-pattern3": 1}))
+    with pytest.raises(ToolError, match="the helmfile means another cluster") as caught:
+        (driver.destroy if does == "destroy" else driver.apply)(lambda line: None)
+    assert caught.value.reason is not None
+    assert caught.value.reason.splitlines()[0] == why
+    assert "take these out of the helmfile" in str(caught.value.remedy)
+    assert calls("helmfile", does) == []
+
+
+@pytest.mark.parametrize("printed", ["", "---\n", "releases: []\n", "a: [", "7", "releases: [{}]"])
+def test_a_helmfile_that_does_not_say_where_it_leads_changes_nothing(
+    driver: Driver, answer: Answer, calls: Calls, printed: str
+) -> None:
+    answer("helmfile", "build", stdout=printed)
+    with pytest.raises(ToolError, match="`helmfile build` printed what cannot be read"):
+        driver.apply(lambda line: None)
+    assert calls("helmfile", "apply") == []
 
 
 @pytest.mark.parametrize(("wanted", "selectors"), [([], []), (["ms-pattern3"], ["--selector", "name=ms-pattern3"])])

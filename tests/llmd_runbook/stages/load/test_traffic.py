@@ -6,11 +6,13 @@ from unittest.mock import patch
 
 import pytest
 
+from llmd_runbook.clients.inference import Endpoint
 from llmd_runbook.clients.kubernetes import GATEWAYS, Object, Resource
-from llmd_runbook.errors import DeadlineExceeded
+from llmd_runbook.errors import ApiError, ClusterError, DeadlineExceeded, Forbidden
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages.load import traffic
 from llmd_runbook.topology import RouteView, route_of
+from tests.llmd_runbook.clients.server import Answer, Cut, Reply, serving
 from tests.llmd_runbook.conftest import Bench
 from tests.llmd_runbook.memory import Memory
 
@@ -126,3 +128,61 @@ def test_a_gateway_that_is_never_programmed_says_why(open_stage: Callable[[str],
     with pytest.raises(DeadlineExceeded, match="Gateway g to be programmed") as caught:
         programmed(open_stage("03_swap_patterns"), kube)
     assert "Programmed False (Pending); Programmed: no proxy-only subnet" in str(caught.value.reason)
+
+
+ANSWER = Reply(body={"choices": [{"text": "hello"}], "usage": {"prompt_tokens": 2, "completion_tokens": 8}})
+
+
+def waited(
+    open_stage: Callable[[str], StageRun], *answers: Answer, timeout_s: float = 60
+) -> tuple[int, Exception | None]:
+    """How often a gateway was asked that gives these answers, and what ended the wait where none was good."""
+    stage = open_stage("03_swap_patterns")
+    route = stage.profile.route.model_copy(update={"ready_timeout_s": timeout_s})
+    profile = stage.profile.model_copy(update={"route": route})
+    with serving() as gateway, stage.step("wait until requests arrive") as step:
+        gateway.on("/v1/completions", *answers)
+        ended: Exception | None = None
+        try:
+            traffic.wait_for_answer(Endpoint(gateway.url), profile, "b", step)
+        except (ClusterError, DeadlineExceeded) as error:
+            ended = error
+        step.ok()
+        return len(gateway.requests), ended
+
+
+@pytest.mark.parametrize(
+    "lagging",
+    [
+        Reply(404, "no such route yet"),
+        Reply(500, "ext_proc_error: gRPC error 14"),
+        Reply(503, "no healthy upstream"),
+        Cut(),
+    ],
+)
+def test_what_a_lagging_data_path_answers_is_asked_again(
+    open_stage: Callable[[str], StageRun], lagging: Answer
+) -> None:
+    assert waited(open_stage, lagging, ANSWER) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind"),
+    [
+        (Reply(400, "max_tokens must be at least 1"), ApiError),
+        (Reply(401, "Jwt is missing"), Forbidden),
+        (Reply(403, "RBAC: access denied"), Forbidden),
+    ],
+)
+def test_a_refusal_of_the_request_itself_is_not_asked_again(
+    open_stage: Callable[[str], StageRun], refusal: Reply, kind: type[Exception]
+) -> None:
+    asked, ended = waited(open_stage, refusal, ANSWER)
+    assert (asked, type(ended)) == (1, kind)
+    assert f"answered {refusal.status}" in str(ended)
+
+
+def test_what_never_answers_ends_at_the_deadline_with_the_last_answer(open_stage: Callable[[str], StageRun]) -> None:
+    _, ended = waited(open_stage, Reply(503, "no healthy upstream"), timeout_s=0.01)
+    assert isinstance(ended, DeadlineExceeded)
+    assert "no healthy upstream" in str(ended.reason)

@@ -3,9 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 
 from llmd_runbook.clients.kubernetes import Object
-from llmd_runbook.profile import Profile
+from llmd_runbook.profile import PARAMETERS, Profile
 from llmd_runbook.stages.review.configuration import Rendered
 from llmd_runbook.stages.review.surroundings import judge_health_check, judge_owners, judge_selectors
 from llmd_runbook.verdicts import Check, Verdict
@@ -67,7 +68,33 @@ def test_pattern_3_would_select_pattern_1s_pods(wanted: Any, live: Any) -> None:
     check = judge_selectors(wanted, live, {})
     assert check.verdict is Verdict.FAIL
     assert check.observed == "InferencePool three (Pattern 3) selects the pods of Deployment ms-x (Pattern 1)"
-    assert "'llm-d.ai/model': 'b'" in str(check.remedy)
+    assert "b: {'serving': 'true', 'llm-d.ai/model': 'b'}" in str(check.remedy)
+
+
+@pytest.mark.parametrize(
+    ("chart", "values", "servers_values"),
+    [
+        ("inferencePool", "gaie-pattern3.yaml", "ms-pattern3.yaml"),
+        ("router", "router-pattern3.yaml", "ms-pattern3.newest.yaml"),
+    ],
+)
+def test_the_remedy_names_the_keys_and_labels_of_both_layouts(
+    wanted: Any, live: Any, chart: str, values: str, servers_values: str
+) -> None:
+    """What it advises where the model's label is left out of a layout's values is what these have."""
+    folder = PARAMETERS / "helm"
+    labels = yaml.safe_load((folder / values).read_text())[chart]["modelServers"]["matchLabels"]
+    of_servers = yaml.safe_load((folder / servers_values).read_text())["modelArtifacts"]["labels"]
+    shared = {key: value for key, value in labels.items() if key != "llm-d.ai/model"}
+    pattern = wanted["Pattern 3"].pattern.model_copy(update={"model": "Qwen/Qwen2.5-3B-Instruct"})
+    manifests = [pool("three", shared), servers("ms-y", "b", shared)]
+    wanted["Pattern 3"] = Rendered(pattern, ["gaie-y", "ms-y"], manifests)
+    live["deployments"] += [servers("left-over", "b", shared)]
+    check = judge_selectors(wanted, live, {})
+    assert check.verdict is Verdict.FAIL
+    assert f"Qwen/Qwen2.5-3B-Instruct: {labels}" in str(check.remedy)
+    assert f"`{chart}.modelServers.matchLabels`" in str(check.remedy)
+    assert labels == {key: value for key, value in of_servers.items() if value is not None}
 
 
 def test_the_pattern_1_that_runs_would_own_pattern_3s_pods(wanted: Any, live: Any) -> None:

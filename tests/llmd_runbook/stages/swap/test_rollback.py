@@ -28,6 +28,7 @@ from llmd_runbook.errors import (
     RunbookError,
     ToolError,
     Unreachable,
+    UsageError,
 )
 from llmd_runbook.profile import Pattern
 from llmd_runbook.run import StageRun
@@ -38,6 +39,7 @@ from llmd_runbook.stages.swap import by_hand, compare, drain, gates, patterns, s
 from llmd_runbook.stages.swap.probe import SwapProbe
 from llmd_runbook.topology import Replica
 from llmd_runbook.verdicts import Check, Verdict
+from tests.llmd_runbook.clients.server import Reply, serving
 from tests.llmd_runbook.stages.loads import load
 
 Open = Callable[[str], StageRun]
@@ -229,6 +231,42 @@ def test_a_gate_that_fails_leads_back_to_pattern_1(swap: Swap, what: str, strate
     assert observed in found[gate].observed
     assert found[gate].remedy
     assert found["rollback.serves"].verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("reply", "done"),
+    [
+        (Reply(401, "Jwt is expired"), []),
+        (Reply(403, "RBAC: access denied"), []),
+        (Reply(503, "no healthy upstream"), ["remove a", "install b", "route to b"]),
+    ],
+)
+def test_a_gateway_that_keeps_us_out_costs_no_outage(
+    swap: Swap, monkeypatch: pytest.MonkeyPatch, reply: Reply, done: list[str]
+) -> None:
+    """Without a token that it takes nothing could be proved of Pattern 3; one that Pattern 1 lacks stops no swap."""
+    swap.use(strategy="recreate")
+    monkeypatch.setattr(steps, "serves", lambda *_: True)
+    with serving() as gateway:
+        gateway.on("/v1/completions", reply)
+        monkeypatch.setattr(steps, "endpoint", lambda *_: Endpoint(gateway.url))
+        if done:
+            swap.run()
+        else:
+            with pytest.raises(Forbidden, match=f"the gateway answered {reply.status}") as caught:
+                swap.run()
+            assert "route.bearer_variable" in str(caught.value.remedy)
+        assert len(gateway.asked("/v1/completions")) == 1
+    assert swap.done == done
+
+
+def test_a_token_that_is_not_there_costs_no_outage(swap: Swap, monkeypatch: pytest.MonkeyPatch) -> None:
+    swap.use(strategy="recreate")
+    monkeypatch.setattr(steps, "serves", lambda *_: True)
+    monkeypatch.setattr(steps, "endpoint", lambda *_: Endpoint("http://127.0.0.1:1", bearer_variable="NOT_SET"))
+    with pytest.raises(UsageError, match="no token for the gateway"):
+        swap.run()
+    assert swap.done == []
 
 
 def test_few_requests_prove_no_error_rate_and_are_no_reason_to_go_back(swap: Swap) -> None:
