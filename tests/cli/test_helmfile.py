@@ -21,7 +21,9 @@ import pytest
 from llmd_runbook.clients.releases import HelmfileDriver, Outcome, pending, process
 from llmd_runbook.errors import EXIT_USAGE, ToolError
 from llmd_runbook.manifest import Run
-from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT
+from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT, load
+from llmd_runbook.stages import all_checks
+from llmd_runbook.stages.load import traffic
 from llmd_runbook.verdicts import StageResult, Verdict
 from tests.cli.conftest import Toolbox
 from tests.end_to_end.conftest import Sandbox
@@ -39,8 +41,12 @@ AS_A_USER_CHANGES_IT = {
     "environment: gke": "environment: sandbox",
     "file: helm/": f"file: {PARAMETERS}/helm/",
     "option: scale_to_zero": "option: restore_pattern1",
+    "  requests: 300": "  requests: 60",
+    "output_tokens: 98": "output_tokens: 16",
 }
-"""The GKE profile, made one for the sandbox's cluster and charts."""
+"""The GKE profile, made one for the sandbox's cluster and charts, with a baseline as short as its p95 allows."""
+BY_HELMFILE = ("tools.", "configuration.", "patterns.", "permissions.", "pattern1.releases")
+"""What stage 01 judges by what helmfile renders and lists."""
 
 
 def quiet(_: str) -> None:
@@ -92,6 +98,13 @@ class Layout:
         file.write_text(text)
         return file
 
+    def routed(self) -> None:
+        """The clients' route leads to Pattern 1 through the Gateway of this layout; no chart renders a route."""
+        profile = load(str(self.profile()))
+        file = self.folder / "route.json"
+        file.write_text(json.dumps(traffic.manifest(profile, profile.pattern1)))
+        self.sandbox.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(file))
+
     def own_copy(self) -> Path:
         """The layout and its charts in a folder where they can be spoiled; the helmfile."""
         copy = self.folder / "parameters" / "helm"
@@ -127,16 +140,19 @@ def layout(
 
 
 def test_the_swap_and_the_way_back(layout: Layout) -> None:
-    """Stages 02, 03, 04 and 07 pass; each pattern has its own Gateway, and Pattern 1 is back at the end."""
+    """Stages 01 to 04 and 07 pass; each pattern has its own Gateway, and Pattern 1 is back at the end."""
+    layout.routed()
     words: list[str | Path] = ["llmd-runbook", "run", layout.profile(), "--json", "--output", layout.folder / "runs"]
-    done = layout.sandbox.start(*words, "--stages", "02,03,04,07", **layout.environment)
+    done = layout.sandbox.start(*words, "--stages", "01,02,03,04,07", **layout.environment)
     for _ in CHANGING:  # each plan is looked at before the next attempt has its hash
         waiting = {stage["stage"][:2]: stage["needs_approval"] for stage in summary(done)["stages"]}
         ((number, (approved,)),) = [item for item in waiting.items() if item[1]]
         assert done.returncode == 4, done.stdout[-4000:] + done.stderr
         words += ["--approve", f"{number}={approved}"]
         done = layout.sandbox.start(*words, "--resume", summary(done)["run"], **layout.environment)
-    _, swap, *_ = passed(done)
+    review, _, swap, *_ = passed(done)
+    judged = {check.id for check in review.checks}
+    assert judged >= {spec.id for spec in all_checks() if spec.id.startswith(BY_HELMFILE)}
     steps = {step.name: step.detail for step in swap.steps}
     assert steps["move the HTTPRoute to gaie-pattern3"].endswith("InferencePool/gaie-pattern3")
     assert "infra-pattern3" in steps["install Qwen/Qwen2.5-3B-Instruct"]

@@ -11,14 +11,14 @@ from typing import Any
 
 from llmd_runbook.clients.gke import GkePool
 from llmd_runbook.clients.inference import Inference
-from llmd_runbook.clients.kubernetes import DEPLOYMENTS, PODS, connect
+from llmd_runbook.clients.kubernetes import DEPLOYMENTS, HTTP_ROUTES, PODS, connect
 from llmd_runbook.errors import ClusterError
 from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT, Profile, load
 from llmd_runbook.run import StageRun, begin
 from llmd_runbook.stages.load import traffic
 from llmd_runbook.stages.pool import scale
 from llmd_runbook.stages.swap import patterns, plan
-from llmd_runbook.topology import endpoint, replica_view, trouble
+from llmd_runbook.topology import endpoint, replica_view, route_of, trouble
 from llmd_runbook.verdicts import Check, Verdict
 from tests.end_to_end.cases import saw
 from tests.end_to_end.conftest import Sandbox
@@ -144,6 +144,27 @@ class Bench:
             self.scaled(name, 1)
             self.settled(name)
             self.answers(self.profile.pattern1.model if pattern == "pattern1" else self.profile.pattern3.model)
+
+    @contextmanager
+    def route_to_no_listener(self, model: str) -> Iterator[None]:
+        """The clients' HTTPRoute names a listener that its Gateway does not have, and is not accepted; whose it is."""
+        place = "/spec/parentRefs/0/sectionName"
+        self._route({"op": "add", "path": place, "value": "nowhere"}, "False (NoMatchingParent)")
+        try:
+            yield
+        finally:
+            self._route({"op": "remove", "path": place}, "True (Accepted)")
+            self.answers(model)
+
+    def _route(self, change: dict[str, str], accepted: str) -> None:
+        name = self.profile.route.name
+        self.kubectl("patch", "httproute", name, "--type=json", "-p", json.dumps([change]))
+
+        def said(items: list[dict[str, Any]]) -> bool:
+            item = next(item for item in items if item["metadata"]["name"] == name)
+            return route_of(item).conditions.get("Accepted") == accepted
+
+        self.kube.wait(HTTP_ROUTES, said, what=f"Accepted {accepted}", timeout_s=30, remedy="look", namespace="llm-d")
 
     @contextmanager
     def blind_picker(self, folder: Path) -> Iterator[None]:

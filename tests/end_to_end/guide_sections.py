@@ -169,8 +169,12 @@ SECTIONS: dict[str, Section | str] = {
         "04, 05", "verify.prefix_caching affinity.cache_hits routing.prompts routing.block_size routing.kv_metric"
     ),
     "### Issue 5: Gateway Can't Route to Pattern 3": _section(
-        "01, 05",
+        "01, 03, 04, 05",
         "pattern1.route pattern3.route routing.route routing.selector routing.single_picker healthcheck.policy",
+        f"{_E2E}/test_each_check_fails_01.py::test_a_route_that_the_gateway_does_not_accept",
+        f"{_E2E}/test_each_check_fails_02_to_04.py::test_a_route_to_pattern_3_that_the_gateway_does_not_accept",
+        f"{_E2E}/test_each_check_fails_02_to_04.py::test_a_pattern_3_without_replicas",
+        f"{_UNIT}/stages/review/test_state.py::test_a_route_that_does_not_carry_everything_to_pattern_1",
     ),
     "## Architecture Diagram": _PART,
     "### Network Flow": _section("03, 05", "pattern3.route routing.route verify.weights affinity.explained"),
@@ -203,11 +207,14 @@ SECTIONS: dict[str, Section | str] = {
         "cleanup.pods cleanup.nodes",
         f"{_E2E}/test_after_the_swap.py::test_to_zero_pattern_2_keeps_its_node",
         f"{_E2E}/test_after_the_swap.py::test_from_zero_it_comes_back_by_running_02_to_04_again",
+        f"{_E2E}/test_after_the_swap.py::test_without_pattern_2_nothing_of_the_pool_is_left_at_zero",
+        f"{_E2E}/test_after_the_swap.py::test_without_pattern_2_it_comes_back_from_no_node_and_is_deleted",
     ),
     "### Option 2: Delete Pattern 3 Deployment": _section(
         "07",
         "cleanup.pods cleanup.nodes cleanup.serves",
         f"{_E2E}/test_after_the_swap.py::test_deleted_pattern_2_keeps_its_node",
+        f"{_E2E}/test_after_the_swap.py::test_without_pattern_2_it_comes_back_from_no_node_and_is_deleted",
     ),
     "### Option 3: Restore Pattern 1": _section("07", "cleanup.pods cleanup.nodes cleanup.serves"),
     "## Comprehensive Benchmark Suite": _section(

@@ -126,3 +126,19 @@ def test_without_pattern_2_a_fifth_comes_in_place(bench: Bench) -> None:
     after = bench.names("pods", QWEN)
     assert len(after) == 5
     assert set(before) < set(after)
+
+
+def test_without_pattern_2_nothing_of_the_pool_is_left_at_zero(bench: Bench) -> None:
+    bench.run("07", bench.profile(5, "scale_to_zero", "sandbox"))
+    assert bench.names("pods", QWEN) == []
+    assert bench.names("nodes", GPU_NODES) == []
+    assert bench.sandbox.kubectl("get", "deployment", SERVERS, "-o", "jsonpath={.spec.replicas}") == "0"
+
+
+def test_without_pattern_2_it_comes_back_from_no_node_and_is_deleted(bench: Bench) -> None:
+    """Stage 04 sees three replicas that answer before stage 07 takes them and their nodes away."""
+    bench.run("02,03,04,07", bench.profile(3, "delete", "sandbox"))
+    assert bench.names("pods", QWEN) == []
+    assert bench.names("nodes", GPU_NODES) == []
+    listed = json.loads(bench.sandbox.start("helm", "list", "--namespace", "llm-d", "-o", "json").stdout)
+    assert not {"gaie-pattern3", "ms-pattern3"} & {item["name"] for item in listed}

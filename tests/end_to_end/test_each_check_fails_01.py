@@ -253,6 +253,13 @@ def test_no_route(bench: Bench, tmp_path: Path) -> None:
     broken(found, "pattern1.route")
 
 
+def test_a_route_that_the_gateway_does_not_accept(bench: Bench) -> None:
+    """It names the right Gateway, pool and path, and still carries nothing."""
+    with bench.route_to_no_listener(bench.profile.pattern1.model):
+        found = bench.judge("01_review_state", state.deployments)
+    assert "Accepted False (NoMatchingParent)" in broken(found, "pattern1.route").observed
+
+
 @fails("gateway.programmed")
 def test_a_gateway_without_a_load_balancer(bench: Bench) -> None:
     """Its routes are accepted all the same: that condition does not wait for the load balancer."""

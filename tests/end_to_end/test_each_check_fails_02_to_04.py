@@ -17,11 +17,17 @@ from llmd_runbook.stages.load import traffic
 from llmd_runbook.stages.pool import scale
 from llmd_runbook.stages.swap import patterns, plan
 from tests.end_to_end.bench import SERVERS3, Bench, all_pass, broken
+from tests.end_to_end.callers import variant
 from tests.end_to_end.cases import fails
 
 pytestmark = pytest.mark.timeout(300)
 
 QWEN = "llm-d.ai/model=Qwen2.5-3B-Instruct"
+
+
+def without_patience(bench: Bench, folder: Path) -> Bench:
+    """The bench with no time for a load balancer that lags: the fault has reached the data path already."""
+    return variant(bench, folder, {"ready_timeout_s: 15": "ready_timeout_s: 1"})
 
 
 def test_the_pool_passes_once_it_is_scaled(bench: Bench) -> None:
@@ -89,6 +95,16 @@ def test_a_route_that_still_leads_a_path_to_the_pattern_that_is_gone(bench: Benc
     found = bench.judge("03_swap_patterns", patterns.verify)
     assert "gaie-pattern1" in broken(found, "pattern3.route").observed
     all_pass(bench.judge("03_swap_patterns", plan.plan, patterns.apply, patterns.verify))
+
+
+def test_a_route_to_pattern_3_that_the_gateway_does_not_accept(bench: Bench, tmp_path: Path) -> None:
+    """It names the right Gateway and the right pool, and nobody is answered."""
+    soon, model = without_patience(bench, tmp_path), bench.profile.pattern3.model
+    with bench.route_to_no_listener(model):
+        bench.refuses(model)
+        found = soon.judge("03_swap_patterns", patterns.verify)
+    assert "Accepted False (NoMatchingParent)" in broken(found, "pattern3.route", "pattern3.answers").observed
+    assert "404" in broken(found, "pattern3.answers", "pattern3.route").observed
 
 
 @fails("pattern3.answers")
@@ -175,6 +191,22 @@ def test_prefix_caching_off(bench: Bench) -> None:
         bench.answers(bench.profile.pattern3.model)
         found = bench.judge("04_verify", verify.prefix_caching)
     assert "off or unsaid: 3" in broken(found, "verify.prefix_caching").observed
+
+
+def test_a_pattern_3_without_replicas(bench: Bench, tmp_path: Path) -> None:
+    """The picker runs, finds nobody to send to, and says so."""
+    soon, model = without_patience(bench, tmp_path), bench.profile.pattern3.model
+    bench.scaled(SERVERS3, 0)
+    bench.pods(QWEN, 0)
+    bench.refuses(model)
+    swapped = soon.judge("03_swap_patterns", patterns.verify)
+    verified = bench.judge("04_verify", verify.answers)
+    bench.scaled(SERVERS3, 3)
+    bench.settled(SERVERS3)
+    bench.answers(model)
+    assert "503" in broken(swapped, "pattern3.answers", "pattern3.ready").observed
+    assert "0 of 0 Ready" in broken(swapped, "pattern3.ready", "pattern3.answers").observed
+    assert "503" in broken(verified, "verify.answer", "verify.models").observed
 
 
 @fails("verify.answer")
