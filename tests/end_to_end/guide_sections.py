@@ -56,8 +56,8 @@ SECTIONS: dict[str, Section | str] = {
     "### Existing Infrastructure": _section(
         "01",
         "pool.present pattern1.releases gateway.programmed token.secret pattern2.before",
-        differs="stages 02 to 07 ask Pattern 2, where the profile has one; the monitoring stack is not looked for: no step "
-        "needs it",
+        differs="stages 02 to 07 ask Pattern 2, where the profile has one; the monitoring stack is not looked for: no "
+        "step needs it",
     ),
     "### Required Tools": _section("01", "tools.versions", differs="gcloud and kubectl are not needed"),
     "### Verify Current State": _section(
@@ -177,9 +177,9 @@ SECTIONS: dict[str, Section | str] = {
         f"{_E2E}/test_each_check_fails_02_to_04.py::test_a_replica_that_gets_no_token_to_download_its_model_with",
         f"{_E2E}/test_waits.py::test_a_download_that_says_nothing_is_given_up_with_its_last_words",
         f"{_UNIT}/test_topology.py::test_trouble_in_kubernetes_own_words",
-        differs="there is no init container: vLLM downloads by itself, and a refusal (403) is told from its log; a full "
-        "disk is an eviction, whose Event the wait shows, and which no test tries. The guide's own fix makes the Secret "
-        "with the key `token`; the chart reads `HF_TOKEN`",
+        differs="there is no init container: vLLM downloads by itself, and a refusal (403) is told from its log; a "
+        "full disk is an eviction, whose Event the wait shows, and which no test tries. The guide's own fix makes the "
+        "Secret with the key `token`; the chart reads `HF_TOKEN`",
     ),
     "### Issue 3: vLLM Server Crashes (OOM)": _section(
         "01, 03, 04",

@@ -126,6 +126,7 @@ def test_a_server_that_ends_as_it_starts_is_given_up_with_its_own_words(
     start_anew(bench, servers.selector, "download-s=0", f"start={how}")
     with pytest.raises(DeadlineExceeded, match=f"in its phase {phase}; 4 s are allowed") as caught:
         waited(bench, stage, servers, **limits_s)
+    bench.kubectl("annotate", "node", "--all", "llmd-sandbox/start-")
     reason = str(caught.value.reason)
     assert f"what ended it: {said}" in reason
     assert "Error: exit code 1" in reason

@@ -32,8 +32,8 @@ DOORS = [
         "kubectl annotate node NODE llmd-sandbox/start-; delete pods that hang",
     ),
     (
-        "model servers end as they start (exit status 1), in vLLM's and huggingface_hub's words: no GPU memory left to "
-        "warm up the sampler, or the model hub refuses the token (403)",
+        "simulated model servers end as they start, with 1 and in vLLM's and huggingface_hub's words: no GPU memory "
+        "is left to warm up the sampler, or the model hub refuses the token (403)",
         "kubectl annotate node NODE llmd-sandbox/start=cuda-oom (or: forbidden)",
         "kubectl annotate node NODE llmd-sandbox/start-",
     ),

@@ -152,8 +152,10 @@ def test_reads_logs_and_raw_paths_as_text(server: Server, kube: Kubernetes) -> N
     assert kube.logs("a", "llm-d", "vllm", tail=3) == "last line\n"
     assert server.requests[0].query == {"container": "vllm", "tailLines": "3"}
     assert kube.raw("/readyz") == "ok"
+    kube.logs("a", "llm-d", "vllm", previous=True)
+    assert server.requests[2].query == {"container": "vllm", "tailLines": "200", "previous": "true"}
     kube.follow("a", "llm-d", "vllm", 2.1).close()
-    assert server.requests[2].query == {"container": "vllm", "follow": "true", "sinceSeconds": "3"}
+    assert server.requests[3].query == {"container": "vllm", "follow": "true", "sinceSeconds": "3"}
 
 
 @pytest.mark.parametrize(
