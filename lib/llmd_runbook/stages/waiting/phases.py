@@ -109,17 +109,19 @@ def advances(line: str) -> bool:
 
 
 def cause(log: Sequence[str]) -> str:
-    """What ended a container, by its log: the last exception that names a cause, else the last error or warning."""
-    blamed = [line for line in log if not advances(line) and _BLAMES_ANOTHER not in line]
-    raised = [line for line in blamed if _RAISED.match(line)]
-    found = raised or blamed
-    return found[-1] if found else ""
+    """What ended a container, by its log: the last exception that does not point to another one; empty without any."""
+    raised = [line for line in log if _RAISED.match(line) and _BLAMES_ANOTHER not in line]
+    return raised[-1] if raised else ""
 
 
 def telling(log: Sequence[str], *, runs: bool) -> str:
-    """The line that matters: of a container that `runs` the last one, of an ended one its cause, where it says one."""
+    """The line that matters: of a container that `runs` the last one, of an ended one its cause, else its last error or
+    warning."""
     last = log[-1] if log else ""
-    return last if runs else cause(log) or last
+    if runs:
+        return last
+    blamed = [line for line in log if not advances(line) and _BLAMES_ANOTHER not in line]
+    return cause(log) or (blamed[-1] if blamed else last)
 
 
 def _container_status(pod: Object) -> Object:

@@ -70,15 +70,14 @@ class Told:
 
     def _read_log(self, pod: Object) -> None:
         uid, restarts = pod["metadata"]["uid"], phases.restarts(pod)
-        ended = now = self._lines(pod)
-        if now is not None:
-            self._logs[uid] = now
-        if phases.runs(pod):
-            again = restarts > self._restarts.get(uid, 0)
-            ended = self._lines(pod, previous=True) if again else None
+        log = self._lines(pod)
+        if log is not None:
+            self._logs[uid] = log
+        if not phases.runs(pod):
+            self._ends[uid] = phases.cause(log or []) or self.end(pod)  # the log may be the next container's already
+        elif restarts > self._restarts.get(uid, 0):
+            self._ends[uid] = phases.cause(self._lines(pod, previous=True) or [])
             self._restarts[uid] = restarts
-        if ended and (cause := phases.cause(ended)):
-            self._ends[uid] = cause
 
     def _lines(self, pod: Object, *, previous: bool = False) -> list[str] | None:
         if "logs" in self.missing:

@@ -221,6 +221,20 @@ def test_a_container_that_was_started_again_is_given_up_with_what_ended_the_one_
     assert waits.kube.reads.count("log of a before") == 1, "it is read once a restart"
 
 
+def test_a_warning_is_not_what_ended_a_container(waits: Waits) -> None:
+    """One that Kubernetes killed says nothing of it; of an end before that one nothing is left."""
+    kube = waits.kube
+    kube.at(0, pod("a", container=BACK_OFF, last=CRASHED, restarts=1), log={"a": STARTED + CUDA_OOM})
+    kube.said_before["a"] = STARTED + "WARNING Falling back to torch.float16\n"
+    kube.at(10, pod("a", container=RUNNING, last=CRASHED, restarts=2))
+    kube.at(200, pod("a", container=RUNNING, last=CRASHED, restarts=2))
+    with pytest.raises(DeadlineExceeded) as caught:
+        waits()
+    assert "log: RuntimeError: CUDA out of memory" in waits.shown[0]
+    assert "what ended it" not in str(caught.value.reason)
+    assert "its log before" not in str(caught.value.reason)
+
+
 def test_a_pod_that_talks_for_ever_ends_at_the_deadline_of_all(waits: Waits) -> None:
     for look in range(50):
         waits.kube.at(10.0 * look, pod("a", container=RUNNING), log={"a": f"INFO still here {look}\n"})
