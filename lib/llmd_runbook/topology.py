@@ -187,8 +187,8 @@ def trouble(pod: Object) -> str:
         ended = _ended(item.get("state", {}))
         before = "" if item.get("ready") else _ended(item.get("lastState", {}))
         if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
-            said = f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
-            return f"{said}; it ended before with {before}" if before else said
+            why = f"{waiting['reason']} after {before};" if before else f"{waiting['reason']}:"
+            return f"{why} {waiting.get('message', '')}".rstrip(":; ")
         if ended:
             return ended
         if before:

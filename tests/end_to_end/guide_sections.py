@@ -40,6 +40,11 @@ _CLAIMS = f"{_UNIT}/stages/cost/test_claims.py::test_every_claim_stands_with_its
 _COST = f"{_UNIT}/stages/cost/test_tables.py::test_costs_follow_from_throughput_and_price"
 _OPTIONS = f"{_UNIT}/stages/cost/test_tables.py::test_every_option_has_a_price_and_what_it_rests_on"
 _ADVICE = f"{_UNIT}/stages/cost/test_advice.py::test_each_criterion_of_the_guide_stands_beside_what_was_measured"
+_VALUES = f"{_UNIT}/stages/review/test_configuration.py"
+_GROWS = (
+    f"{_E2E}/test_pool_modes.py::test_pods_that_wait_make_the_pool_grow",
+    f"{_E2E}/test_pool_modes.py::test_the_autoscaler_gets_room_and_takes_what_is_idle",
+)
 _PART = "only the heading of the sections below it"
 
 SECTIONS: dict[str, Section | str] = {
@@ -48,10 +53,15 @@ SECTIONS: dict[str, Section | str] = {
     "### What is Pattern 3?": _section("04", "verify.replicas verify.prefix_caching verify.weights"),
     "### Architecture Overview": "a diagram",
     "## Prerequisites": _PART,
-    "### Existing Infrastructure": _section("01", "pool.present pattern1.releases gateway.programmed token.secret"),
+    "### Existing Infrastructure": _section(
+        "01",
+        "pool.present pattern1.releases gateway.programmed token.secret pattern2.before",
+        differs="stages 02 to 07 ask Pattern 2, where the profile has one; the monitoring stack is not looked for: no "
+        "step needs it",
+    ),
     "### Required Tools": _section("01", "tools.versions", differs="gcloud and kubectl are not needed"),
     "### Verify Current State": _section(
-        "01",
+        "01, 02",
         "pool.present pool.autoscaling pattern1.ready",
         differs=f"{_MODEL_SERVICE}: no release of the chart llm-d-modelservice has such a kind, and `kubectl get "
         "modelservice` is an error in every section of the guide that names it; what it is asked for stands in the "
@@ -61,7 +71,15 @@ SECTIONS: dict[str, Section | str] = {
     "### Key Differences": _section(
         "01, 06", "configuration.values configuration.branch comparison.same_load", _CLAIMS
     ),
-    "### Configuration Differences": _section("01", "configuration.values configuration.branch"),
+    "### Configuration Differences": _section(
+        "01",
+        "configuration.values configuration.branch",
+        f"{_VALUES}::test_values_that_are_not_the_profiles",
+        f"{_VALUES}::test_the_share_of_a_t4s_memory_that_the_guides_model_starts_with",
+        f"{_VALUES}::test_a_context_length_that_the_values_do_not_tell",
+        differs="prefix caching is on in Pattern 1 too, by vLLM's default, and without the flag in Pattern 3; stage 04 "
+        "reads it from the engines",
+    ),
     "## Why Replace Pattern 1 with Pattern 3?": _PART,
     "### Use Case Analysis": _section(
         "06", "", f"{_UNIT}/stages/cost/test_advice.py::test_the_advice_follows_from_demand_and_measured_capacity"
@@ -85,6 +103,7 @@ SECTIONS: dict[str, Section | str] = {
     "### Step 3: Scale GPU Node Pool": _section(
         "02",
         "pool.autoscaling pool.size pool.allocatable pool.grows pattern2.before pattern2.after",
+        *_GROWS,
         f"{_E2E}/test_pattern2.py::test_pattern_2_stays_through_swap_and_cleanup",
         f"{_E2E}/test_pool_modes.py::test_a_resize_gives_both_zones_the_same_and_holds_idle_nodes",
     ),
@@ -152,18 +171,25 @@ SECTIONS: dict[str, Section | str] = {
         "01, 02, 03", "pool.fits pool.capacity pool.quota pool.size pool.allocatable pool.grows"
     ),
     "### Issue 2: Init Container Fails (Model Download)": _section(
-        "01, 04",
+        "01, 03, 04",
         "token.secret",
+        f"{_E2E}/test_waits.py::test_a_server_that_ends_as_it_starts_is_given_up_with_its_own_words",
         f"{_E2E}/test_each_check_fails_02_to_04.py::test_a_replica_that_gets_no_token_to_download_its_model_with",
         f"{_E2E}/test_waits.py::test_a_download_that_says_nothing_is_given_up_with_its_last_words",
         f"{_UNIT}/test_topology.py::test_trouble_in_kubernetes_own_words",
-        differs="the guide's own fix makes the Secret with the key `token`; the chart reads `HF_TOKEN`",
+        differs="there is no init container: vLLM downloads by itself, and a refusal (403) is told from its log; a "
+        "full disk is an eviction, whose Event the wait shows, and which no test tries. The guide's own fix makes the "
+        "Secret with the key `token`; the chart reads `HF_TOKEN`",
     ),
     "### Issue 3: vLLM Server Crashes (OOM)": _section(
-        "03, 04",
-        "gate.readiness verify.replicas",
+        "01, 03, 04",
+        "configuration.values gate.readiness verify.replicas",
+        f"{_E2E}/test_waits.py::test_a_server_that_ends_as_it_starts_is_given_up_with_its_own_words",
+        f"{_VALUES}::test_the_share_of_a_t4s_memory_that_the_guides_model_starts_with",
         f"{_E2E}/test_each_check_fails_02_to_04.py::test_a_replica_that_runs_out_of_memory_as_it_starts",
         f"{_UNIT}/test_topology.py::test_trouble_in_kubernetes_own_words",
+        differs="CUDA's out of memory is the GPU's, and the container ends with 1; OOMKilled is the node's, and it "
+        "ends with 137; each is told in its own words",
     ),
     "### Issue 4: Prefix Caching Not Working": _section(
         "04, 05", "verify.prefix_caching affinity.cache_hits routing.prompts routing.block_size routing.kv_metric"
@@ -216,7 +242,12 @@ SECTIONS: dict[str, Section | str] = {
         f"{_E2E}/test_after_the_swap.py::test_deleted_pattern_2_keeps_its_node",
         f"{_E2E}/test_after_the_swap.py::test_without_pattern_2_it_comes_back_from_no_node_and_is_deleted",
     ),
-    "### Option 3: Restore Pattern 1": _section("07", "cleanup.pods cleanup.nodes cleanup.serves"),
+    "### Option 3: Restore Pattern 1": _section(
+        "07",
+        "cleanup.pods cleanup.nodes cleanup.serves",
+        f"{_E2E}/test_migration.py::test_the_end_state_is_pattern_1_and_running_again_changes_nothing",
+        f"{_E2E}/test_pattern2.py::test_pattern_2_stays_through_swap_and_cleanup",
+    ),
     "## Comprehensive Benchmark Suite": _section(
         "06",
         "verify.replicas affinity.prefix affinity.spread load.answers",
@@ -236,14 +267,18 @@ SECTIONS: dict[str, Section | str] = {
     "### Operational Insights": _section(
         "02, 05",
         "pool.autoscaling pool.grows failure.service_continues failure.prefixes_move failure.recovers",
+        *_GROWS,
+        f"{_E2E}/test_each_check_fails_05.py::test_losing_a_replica_passes",
         differs="the metrics that it names do not exist; the replicas' own are read",
     ),
     "## Next Steps": _PART,
     "### Production Readiness": _section(
         "02, 06",
         "baseline.samples pool.grows",
+        *_GROWS,
         f"{_UNIT}/stages/load/test_sweep.py::test_each_level_is_measured_with_prompts_of_its_own_and_the_knee_is_named",
-        differs="dashboards and alerts are not set up: the guide gives none to set up",
+        differs="dashboards and alerts are not set up: the guide gives none to set up. Neither is autoscaling of "
+        "replicas by their queues; 06 names the load at which latency bends, 02 shows the autoscaler of nodes",
     ),
     "### Scaling Beyond 3 Replicas": _section(
         "02, 03, 04, 06",

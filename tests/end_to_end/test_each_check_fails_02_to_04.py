@@ -130,7 +130,7 @@ def test_a_fourth_replica_that_never_gets_ready(bench: Bench) -> None:
 
 @fails("verify.replicas")
 def test_a_replica_that_runs_out_of_memory_as_it_starts(bench: Bench) -> None:
-    """The guide's Issue 3; what it looks for in the log stands in the check."""
+    """The guide's Issue 3, of the node's memory; of the GPU's it is in test_waits.py, with what the log says."""
     bench.kubectl("annotate", "node", "--all", "llmd-sandbox/start=oom")
     bench.kubectl("delete", "pod", *bench.names(QWEN)[:1])
     bench.pod_says(QWEN, "OOMKilled")

@@ -1,7 +1,8 @@
 """Waiting for pods that come no further, each given up at its phase's deadline and in its own words.
 
 A replica whose download takes longer than its phase may be without progress, with and without any: 1200 s take 24 s
-here. And a picker without an image, or without a node. The tests share a sandbox; each starts what it waits for anew.
+here. A server that ends as it starts, again and again. And a picker without an image, or without a node. The tests
+share a sandbox; each starts what it waits for anew.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ def stage(bench: Bench) -> Iterator[StageRun]:
     opened.abandon("Done", "only waited")
 
 
-def start_slowly(bench: Bench, selector: str, position: str) -> None:
-    """Pattern 1's server starts anew with that TQDM_POSITION; the rollout's deadline is shorter than the download."""
+def start_anew(bench: Bench, selector: str, *annotations: str, position: str = "0") -> None:
+    """Pattern 1's server starts on nodes so annotated, with that TQDM_POSITION; the rollout's deadline is short."""
     bench.scaled(SERVERS1, 0)
     bench.pods(selector, 0)
-    bench.kubectl("annotate", "node", "--all", "--overwrite", f"llmd-sandbox/download-s={DOWNLOAD_S}")
+    bench.kubectl("annotate", "node", "--all", "--overwrite", *(f"llmd-sandbox/{each}" for each in annotations))
     environment = [{"name": "TQDM_POSITION", "value": position}]
     template = {"spec": {"containers": [{"name": "vllm", "env": environment}]}}
     bench.kubectl(
@@ -61,8 +62,8 @@ def start_slowly(bench: Bench, selector: str, position: str) -> None:
     bench.pods(selector, 1)
 
 
-def waited(bench: Bench, stage: StageRun, servers: site.ModelServers) -> list[Replica]:
-    deadlines = ProgressDeadlines(download_s=LIMIT_S)
+def waited(bench: Bench, stage: StageRun, servers: site.ModelServers, **limits_s: float) -> list[Replica]:
+    deadlines = ProgressDeadlines(**{"download_s": LIMIT_S, **limits_s})
     pattern = stage.profile.pattern1.model_copy(update={"progress_deadlines": deadlines})
     with stage.step("wait") as step:
         return replicas.wait_for(stage, bench.kube, pattern, servers, step)
@@ -76,7 +77,7 @@ def test_a_download_that_advances_passes_though_kubernetes_calls_the_rollout_fai
     bench: Bench, stage: StageRun
 ) -> None:
     servers = servers_of(stage)
-    start_slowly(bench, servers.selector, position="-1")
+    start_anew(bench, servers.selector, f"download-s={DOWNLOAD_S}", position="-1")
 
     def exceeded(items: list[dict[str, Any]]) -> bool:
         status = next(item for item in items if item["metadata"]["name"] == SERVERS1).get("status", {})
@@ -95,7 +96,7 @@ def test_a_download_that_advances_passes_though_kubernetes_calls_the_rollout_fai
 
 def test_a_download_that_says_nothing_is_given_up_with_its_last_words(bench: Bench, stage: StageRun) -> None:
     servers = servers_of(stage)
-    start_slowly(bench, servers.selector, position="0")
+    start_anew(bench, servers.selector, f"download-s={DOWNLOAD_S}")
     with pytest.raises(DeadlineExceeded) as caught:
         waited(bench, stage, servers)
     (pod,) = bench.kube.all(PODS, "llm-d", servers.selector)
@@ -131,3 +132,30 @@ def test_a_picker_that_cannot_start_is_given_up_at_its_phases_deadline(
     given_up, again = stage.finish().tables
     assert [row[1] for row in given_up.rows] == [phase]
     assert [row[1] for row in again.rows] == ["ready"]
+
+
+@pytest.mark.parametrize(
+    ("how", "phase", "limits_s", "said"),
+    [
+        (
+            "cuda-oom",
+            "warm up",
+            {"warm_up_s": 4.0},
+            "RuntimeError: CUDA out of memory occurred when warming up sampler with 256 dummy requests. Please try "
+            "lowering `max_num_seqs` or `gpu_memory_utilization` when initializing the engine.",
+        ),
+        ("forbidden", "download", {"download_s": 4.0}, "OSError: You are trying to access a gated repo."),
+    ],
+)
+def test_a_server_that_ends_as_it_starts_is_given_up_with_its_own_words(
+    bench: Bench, stage: StageRun, how: str, phase: str, limits_s: dict[str, float], said: str
+) -> None:
+    """The guide's Issues 3 and 2; whether the container runs again at the moment or waits to, its cause is told."""
+    servers = servers_of(stage)
+    start_anew(bench, servers.selector, "download-s=0", f"start={how}")
+    with pytest.raises(DeadlineExceeded, match=f"in its phase {phase}; 4 s are allowed") as caught:
+        waited(bench, stage, servers, **limits_s)
+    bench.kubectl("annotate", "node", "--all", "llmd-sandbox/start-")
+    reason = str(caught.value.reason)
+    assert f"what ended it: {said}" in reason
+    assert "Error: exit code 1" in reason

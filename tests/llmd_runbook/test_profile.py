@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from llmd_runbook.errors import EXIT_USAGE, ProfileError
-from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT, load
+from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT, HelmReleases, load
 from llmd_runbook.profile_table import table, updated
 
 
@@ -40,6 +40,27 @@ def test_shipped_profiles_are_valid(name: str) -> None:
     assert profile.name == name
     assert profile.path == PARAMETERS / f"{name}.yaml"
     assert len(profile.digest) == 64
+
+
+def test_what_the_readme_says_of_the_newest_layout_on_gke_is_a_profile(copy: Path) -> None:
+    """Its snippet in the copy of `gke-t4.yaml`, and Pattern 1 likewise."""
+    chapter = (PROJECT_ROOT / "README.md").read_text().split("### Newest llm-d\n")[1].split("\n### ")[0]
+    snippet = chapter.split("```yaml\n")[1].split("```")[0]
+    likewise = snippet.replace("pattern3", "pattern1").replace("Qwen/Qwen2.5-3B-Instruct", "google/gemma-2b-it")
+    likewise = likewise.replace("replicas: 3", "replicas: 1")
+    shipped = yaml.safe_load((PARAMETERS / "gke-t4.yaml").read_text())
+    file = copy.with_name("newest.yaml")
+    file.with_name("llm-d-modelservice").mkdir()  # by `helm pull`, as the chapter says
+    file.write_text(yaml.safe_dump({**shipped, **yaml.safe_load(snippet), **yaml.safe_load(likewise)}))
+    profile, known = load(str(file)), load("sandbox-newest")
+    for said, wanted in ((profile.pattern1, known.pattern1), (profile.pattern3, known.pattern3)):
+        assert (said.inference_pool, said.gateway, said.model) == (wanted.inference_pool, wanted.gateway, wanted.model)
+        assert isinstance(said.releases, HelmReleases)
+        assert isinstance(wanted.releases, HelmReleases)
+        assert [(one.name, one.values) for one in said.releases.releases] == [
+            (one.name, one.values) for one in wanted.releases.releases
+        ]
+        assert all((PARAMETERS / values).is_file() for one in said.releases.releases for values in one.values)
 
 
 def test_digest_follows_content_and_not_layout(copy: Path) -> None:

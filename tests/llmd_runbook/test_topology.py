@@ -144,7 +144,7 @@ OOM: Object = {"lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 1
         ({"initContainerStatuses": [{"state": {"terminated": {"reason": "Completed", "exitCode": 0}}}]}, ""),
         (
             {"containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "5m"}}, **OOM}]},
-            "CrashLoopBackOff: 5m; it ended before with OOMKilled: exit code 137",
+            "CrashLoopBackOff after OOMKilled: exit code 137; 5m",
         ),
         (
             {"containerStatuses": [{"state": {"running": {}}, "restartCount": 2, **OOM}]},

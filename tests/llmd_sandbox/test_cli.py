@@ -167,7 +167,9 @@ def test_down_all_takes_every_one(monkeypatch: pytest.MonkeyPatch, sandboxes: li
 def test_faults_are_declared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "faults") == 0
     said = capsys.readouterr().out
-    assert all(word in said for word in ("llmd-sandbox/kubelet=silent", "--route-lag-s", "--api-faults", "throttle"))
+    starts = [f"llmd-sandbox/start={how}" for how in ("oom", "cuda-oom")]
+    words = ("llmd-sandbox/kubelet=silent", "--route-lag-s", "--api-faults", "throttle", "forbidden", *starts)
+    assert all(word in said for word in words)
 
 
 def test_faults_that_cannot_be_read_start_nothing(

@@ -233,9 +233,9 @@ class Kubernetes:
         with translated(f"POST {_ACCESS_REVIEWS}"):
             return bool(self._call("POST", _ACCESS_REVIEWS, body=review)["status"]["allowed"])
 
-    def logs(self, pod: str, namespace: str, container: str, tail: int = 200) -> str:
-        """The last lines of a container's log."""
-        query = {"container": container, "tailLines": str(tail)}
+    def logs(self, pod: str, namespace: str, container: str, tail: int = 200, *, previous: bool = False) -> str:
+        """The last lines of a container's log; with `previous` of the one that ended before it."""
+        query = {"container": container, "tailLines": str(tail), **({"previous": "true"} if previous else {})}
         with translated(f"logs of {namespace}/{pod}"):
             path = PODS.path(namespace, pod, "log")
             return _text(self._request("GET", path, query))

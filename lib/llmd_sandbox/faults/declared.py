@@ -32,6 +32,12 @@ DOORS = [
         "kubectl annotate node NODE llmd-sandbox/start-; delete pods that hang",
     ),
     (
+        "simulated model servers end as they start, with 1 and in vLLM's and huggingface_hub's words: no GPU memory "
+        "is left to warm up the sampler, or the model hub refuses the token (403)",
+        "kubectl annotate node NODE llmd-sandbox/start=cuda-oom (or: forbidden)",
+        "kubectl annotate node NODE llmd-sandbox/start-",
+    ),
+    (
         "model servers download for so many seconds (times --startup-scale) and say nothing meanwhile, as vLLM; with "
         "TQDM_POSITION=-1 in the container's environment they show a progress bar, as huggingface_hub",
         "kubectl annotate node NODE llmd-sandbox/download-s=900; for containers that start there",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from llmd_sandbox.kube import Object
 
 START = "llmd-sandbox/start"
-"""The annotation of a Node: `oom` or `hang`, for containers with a GPU that start there from now on."""
+"""The annotation of a Node: `oom`, `hang`, `cuda-oom` or `forbidden`, for containers with a GPU that start there from
+now on. The last two are for the simulated vLLM, which says them in the words of the real one."""
 
 DOWNLOAD_S = "llmd-sandbox/download-s"
 """The annotation of a Node: how long the simulated vLLM downloads its weights there, seconds times the site's scale."""
@@ -25,9 +26,11 @@ def instead(node: Object | None, container: Object) -> list[str] | None:
 
 
 def variables(node: Object | None) -> dict[str, str]:
-    """What the simulated vLLM is told of its node's network."""
-    download_s = node and (node["metadata"].get("annotations") or {}).get(DOWNLOAD_S)
-    return {"LLMD_SANDBOX_DOWNLOAD_S": str(download_s)} if download_s else {}
+    """What the simulated vLLM is told of its node's network, and of how its start ends."""
+    said = (node["metadata"].get("annotations") or {}) if node else {}
+    how = said.get(START, "")
+    found = {"LLMD_SANDBOX_DOWNLOAD_S": said.get(DOWNLOAD_S), "LLMD_SANDBOX_START": "" if how in _INSTEAD else how}
+    return {name: str(value) for name, value in found.items() if value}
 
 
 def reason(argv: list[str], exit_code: int) -> str | None:

@@ -19,6 +19,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.container_v1 import ClusterManagerClient, NodePool
 from google.cloud.container_v1.services.cluster_manager.transports import ClusterManagerRestTransport
 
+from llmd_runbook.clients import gke as gke_client
 from llmd_runbook.clients.gke import ENDPOINT_VARIABLE, Bounds, GkePool, OperationState
 from llmd_runbook.errors import (
     ApiError,
@@ -35,6 +36,8 @@ from llmd_sandbox.gke.state import State
 from llmd_sandbox.kube import KubeApi, Object
 from llmd_sandbox.site import Site
 from tests.guards import anything
+from tests.llmd_runbook.clients.network import proxying, serving_tls
+from tests.llmd_runbook.clients.server import Reply
 
 
 class NodesOnly(KubeApi):
@@ -396,6 +399,18 @@ def test_unusable_endpoints_are_refused(monkeypatch: pytest.MonkeyPatch, address
     monkeypatch.setenv(ENDPOINT_VARIABLE, address)
     with pytest.raises(UsageError, match=words):
         pool()
+
+
+def test_through_a_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = "projects/sandbox-project/locations/us-central1-a/clusters/llm-d-cluster/nodePools/nvidia-t4-pool"
+    monkeypatch.setattr(gke_client, "default_credentials", AnonymousCredentials)
+    with serving_tls(tmp_path) as (server, authority), proxying() as proxy:
+        server.on(f"/v1/{path}", Reply(body={"name": "nvidia-t4-pool", "status": "RUNNING"}))
+        monkeypatch.setenv(ENDPOINT_VARIABLE, server.url)
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority))
+        assert pool().describe().status == "RUNNING"
+        assert proxy.asked == [server.url.removeprefix("https://")]
 
 
 def test_without_credentials_the_error_says_how_to_get_some(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

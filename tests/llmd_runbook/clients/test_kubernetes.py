@@ -154,8 +154,10 @@ def test_reads_logs_and_raw_paths_as_text(server: Server, kube: Kubernetes) -> N
     assert kube.raw("/readyz") == "ok"
     assert kube.log_start("a", "llm-d", "epp") == "last line\n"
     assert server.requests[2].query == {"container": "epp", "limitBytes": "262144"}
+    kube.logs("a", "llm-d", "vllm", previous=True)
+    assert server.requests[3].query == {"container": "vllm", "tailLines": "200", "previous": "true"}
     kube.follow("a", "llm-d", "vllm", 2.1).close()
-    assert server.requests[3].query == {"container": "vllm", "follow": "true", "sinceSeconds": "3"}
+    assert server.requests[4].query == {"container": "vllm", "follow": "true", "sinceSeconds": "3"}
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,15 @@ async def test_a_model_server_hears_how_long_a_download_takes_on_its_node(contex
     assert await output(container) == "900\n"
 
 
+@pytest.mark.parametrize(("how", "heard"), [("cuda-oom", "cuda-oom"), ("", "nothing")])
+async def test_a_model_server_hears_how_its_start_ends_on_its_node(context: PodContext, how: str, heard: str) -> None:
+    says(context, how)
+    context.pod["spec"]["restartPolicy"] = "Never"
+    container = Container(context, sh("echo ${LLMD_SANDBOX_START:-nothing}", **GPU))
+    await container.run()
+    assert await output(container) == f"{heard}\n"
+
+
 async def test_a_model_server_hangs_where_its_node_says_so(context: PodContext, reached: Reached) -> None:
     says(context, "hang")
     container = Container(context, sh("echo well", **GPU))

@@ -19,6 +19,7 @@ from llmd_runbook.stages.review.settings import (
     server_settings,
     shortcomings,
     unexpected,
+    unproved,
 )
 from llmd_runbook.verdicts import Check, Table, declare
 
@@ -40,7 +41,8 @@ BRANCH = declare(
 )
 VALUES = declare(
     "configuration.values",
-    "model, replicas, GPUs, context length, precision and prefix caching are what the profile and the guide need",
+    "model, replicas, GPUs, context length, GPU memory, precision and prefix caching are what the profile and the "
+    "guide need",
     "correct the values file at what is named",
 )
 TOKEN = declare(
@@ -197,6 +199,8 @@ def judge_values(found: Mapping[str, Rendered], profile: Profile) -> Check:
                 caches=item.pattern is profile.pattern3,
             )
         ]
+        accelerator = profile.pool.accelerator
+        unknown += [f"{title}: {each}" for each in unproved(item.servers, accelerator=accelerator)]
     asked = [f"{title}: {item.pattern.replicas} x {item.pattern.model}" for title, item in found.items()]
     return VALUES.judge(
         False if wrong else None if unknown else True,

@@ -44,6 +44,8 @@ _PROCESS = re.compile(r"^\([^()]*pid=\d+\)\s*")
 _TIME = re.compile(r"^(\w+)\s+\d\d-\d\d \d\d:\d\d:\d\d\s+")
 _BAR_CLOCK = re.compile(r"\s*\[\d+:\d\d.*?\]")
 _TROUBLE = re.compile(r"\b(WARN(ING)?|ERROR|CRITICAL|\w*Error|Traceback|[Rr]etry(ing)?)\b")
+_RAISED = re.compile(r"^(ERROR \[[\w.:]+\] )?[\w.]*(Error|Exception): ")
+"""How Python ends a traceback."""
 _BLAMES_ANOTHER = "See root cause above"
 
 
@@ -84,6 +86,11 @@ def runs(pod: Object) -> bool:
     return _container_status(pod).get("state", {}).get("running") is not None
 
 
+def restarts(pod: Object) -> int:
+    """How often the model server's container was started again."""
+    return int(_container_status(pod).get("restartCount", 0))
+
+
 def lines(log: str) -> list[str]:
     """A log's lines without process, time, and a progress bar's clock: what says the same again looks the same.
 
@@ -101,10 +108,20 @@ def advances(line: str) -> bool:
     return _TROUBLE.search(line) is None
 
 
+def cause(log: Sequence[str]) -> str:
+    """What ended a container, by its log: the last exception that does not point to another one; empty without any."""
+    raised = [line for line in log if _RAISED.match(line) and _BLAMES_ANOTHER not in line]
+    return raised[-1] if raised else ""
+
+
 def telling(log: Sequence[str], *, runs: bool) -> str:
-    """The line that matters: of a container that `runs` the last one, of an ended one the last error with a cause."""
+    """The line that matters: of a container that `runs` the last one, of an ended one its cause, else its last error or
+    warning."""
+    last = log[-1] if log else ""
+    if runs:
+        return last
     blamed = [line for line in log if not advances(line) and _BLAMES_ANOTHER not in line]
-    return (log if runs or not blamed else blamed)[-1] if log else ""
+    return cause(log) or (blamed[-1] if blamed else last)
 
 
 def _container_status(pod: Object) -> Object:

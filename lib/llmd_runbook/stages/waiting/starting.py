@@ -150,7 +150,9 @@ class Start:
         if progress.phase is Phase.READY:
             return f"{_name(pod)}: Ready"
         said = f"{_name(pod)}: {progress.phase} {progress.in_phase_s(self._clock()):.0f} s"
-        parts = [f"{said}, {progress.restarts} restarts", trouble(pod), self._event(pod), self._line(pod)]
+        ended = self._told.end(pod) if phases.runs(pod) else ""
+        before = f"its log before: {ended}" if ended else ""
+        parts = [f"{said}, {progress.restarts} restarts", trouble(pod), self._event(pod), before, self._line(pod)]
         return "; ".join(part[:_SHOWN] for part in dict.fromkeys(parts) if part)
 
     def _event(self, pod: Object) -> str:
@@ -166,11 +168,13 @@ class Start:
         progress, namespace = self._progress[pod["metadata"]["uid"]], self._profile.namespace
         log = self._told.log(pod) or []
         key = _KEYS[progress.phase] if self._awaited.by_log else _PICKER_KEYS[progress.phase]
+        ends = f"its log ends: {' / '.join(log[-_LAST_LINES:])}" if log else ""
+        what_ended_it = f"what ended it: {end}" if (end := self._told.end(pod)) else ""
         return DeadlineExceeded(
             f"pod {_name(pod)} showed no progress for {progress.still_s(self._clock()):.0f} s in its phase "
             f"{progress.phase}; {self._awaited.limits[progress.phase]:.0f} s are allowed",
             where=f"pod {namespace}/{_name(pod)} on {pod['spec'].get('nodeName') or 'no node'}",
-            reason="; ".join([shown, *([f"its log ends: {' / '.join(log[-_LAST_LINES:])}"] if log else [])]),
+            reason="; ".join(part for part in (shown, ends, what_ended_it) if part),
             remedy=f"{_REMEDIES[progress.phase]} (kubectl -n {namespace} describe pod {_name(pod)}, and logs); where "
             f"it only needs longer, raise {self._awaited.key}.progress_deadlines.{key}; then run the stage again",
         )

@@ -21,6 +21,8 @@ class Told:
         self._kube, self._namespace = kube, namespace
         self._events: dict[str, list[Object]] = {}
         self._logs: dict[str, list[str]] = {}
+        self._ends: dict[str, str] = {}
+        self._restarts: dict[str, int] = {}
 
     def read(self, pods: list[Object]) -> None:
         """Look at the Events of all pods, and at the logs of those that have a log and are not Ready."""
@@ -40,6 +42,10 @@ class Told:
     def log(self, pod: Object) -> list[str] | None:
         """The last lines of its container's log; None where there are none to be had."""
         return self._logs.get(pod["metadata"]["uid"])
+
+    def end(self, pod: Object) -> str:
+        """The cause that the container which ended last gave in its log, started again or not; empty where none did."""
+        return self._ends.get(pod["metadata"]["uid"], "")
 
     def news(self, pod: Object, *, by_log: bool) -> list[str]:
         """What counts as progress when it is said for the first time: Events and, where it says so, the log's lines."""
@@ -63,15 +69,26 @@ class Told:
             self._events.setdefault(event["involvedObject"].get("uid", ""), []).append(event)
 
     def _read_log(self, pod: Object) -> None:
+        uid, restarts = pod["metadata"]["uid"], phases.restarts(pod)
+        log = self._lines(pod)
+        if log is not None:
+            self._logs[uid] = log
+        if not phases.runs(pod):
+            self._ends[uid] = phases.cause(log or []) or self.end(pod)  # the log may be the next container's already
+        elif restarts > self._restarts.get(uid, 0):
+            self._ends[uid] = phases.cause(self._lines(pod, previous=True) or [])
+            self._restarts[uid] = restarts
+
+    def _lines(self, pod: Object, *, previous: bool = False) -> list[str] | None:
         if "logs" in self.missing:
-            return
-        meta = pod["metadata"]
+            return None
+        container = phases.server_container(pod)
         try:
-            text = self._kube.logs(meta["name"], self._namespace, phases.server_container(pod), _TAIL)
+            text = self._kube.logs(pod["metadata"]["name"], self._namespace, container, _TAIL, previous=previous)
         except ClusterError as error:
             self._note("logs", error)
-            return
-        self._logs[meta["uid"]] = phases.lines(redact(text))  # here: a line is cut later, and a token with it
+            return None
+        return phases.lines(redact(text))  # here: a line is cut later, and a token with it
 
     def _note(self, kind: str, error: ClusterError) -> None:
         """Any other refusal passes: the container ended just now, or its node does not answer; what was read stays."""

@@ -18,6 +18,7 @@ from llmd_sandbox.images.vllm.args import Config, cache_labels, parse
 from llmd_sandbox.images.vllm.blocks import BlockPool
 from llmd_sandbox.images.vllm.engine import Engine
 from llmd_sandbox.images.vllm.errors import ConfigError
+from llmd_sandbox.images.vllm.failing import Failure
 from llmd_sandbox.images.vllm.families import EngineMetrics
 from llmd_sandbox.images.vllm.http import Api
 from llmd_sandbox.images.vllm.models import T4
@@ -46,16 +47,19 @@ def build(config: Config) -> Engine:
     return Engine(scheduler, StepTime(config.model, T4, config.dtype).step_s, metrics)
 
 
-async def serve(config: Config, address: str, startup_scale: float, download: logs.Download) -> None:
-    """Start up, listen on `address`, serve until SIGTERM or SIGINT; requests in flight are then aborted."""
+async def serve(config: Config, address: str, startup_scale: float, download: logs.Download, failure: Failure) -> None:
+    """Start up, listen on `address`, serve until SIGTERM or SIGINT; requests in flight are then aborted.
+
+    With a `failure` it ends where the start does.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     engine = build(config)
-    starting = asyncio.create_task(logs.start(config, startup_scale, download))
+    starting = asyncio.create_task(logs.start(config, startup_scale, download, failure))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-    if stop.is_set():
+    if stop.is_set() or failure:
         return
     server = _Server(
         uvicorn.Config(
@@ -95,8 +99,9 @@ def main() -> int:
     scale = float(os.environ.get("LLMD_SANDBOX_STARTUP_SCALE", "1"))
     seconds = os.environ.get("LLMD_SANDBOX_DOWNLOAD_S")
     download = logs.Download(float(seconds) if seconds else None, shown=os.environ.get("TQDM_POSITION") == "-1")
-    uvloop.run(serve(config, address, scale, download))
-    return 0
+    failure = Failure(os.environ.get("LLMD_SANDBOX_START", ""))
+    uvloop.run(serve(config, address, scale, download, failure))
+    return 1 if failure else 0
 
 
 if __name__ == "__main__":

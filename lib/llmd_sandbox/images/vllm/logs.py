@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llmd_sandbox.images.vllm import VERSION
+from llmd_sandbox.images.vllm import VERSION, failing
 from llmd_sandbox.images.vllm.args import Config, kv_gib
+from llmd_sandbox.images.vllm.failing import Failure, Line
 from llmd_sandbox.images.vllm.families import EngineMetrics
 from llmd_sandbox.images.vllm.models import GIB, T4
 from llmd_sandbox.images.vllm.scheduler import Scheduler
@@ -46,8 +47,8 @@ def log(message: str, where: str, level: str = "INFO") -> None:
     print(f"({process} pid=1) {level} {stamp} [{where}] {message}", flush=True)
 
 
-def phases(config: Config, download: Download = Download()) -> Iterator[tuple[float, str, str, str]]:
-    """(seconds before it, level, where, message) of each line, for the start of a pod on a T4."""
+def phases(config: Config, download: Download = Download(), failure: Failure = Failure.NONE) -> Iterator[Line]:
+    """Each line of the start of a pod on a T4, as far as it comes."""
     weights = config.model.weights_bytes(config.dtype)
     weights_gib = weights / GIB
     download_s = weights / _DOWNLOAD_BYTES_PER_S if download.seconds is None else download.seconds
@@ -56,6 +57,9 @@ def phases(config: Config, download: Download = Download()) -> Iterator[tuple[fl
     name = config.model_name
     yield _IMPORT_S, "INFO", "api_server.py", f"vLLM API server version {VERSION}"
     yield 0, "INFO", "utils.py", f"non-default args: {config.non_default}"
+    if failure is Failure.FORBIDDEN:
+        yield from failing.forbidden(name)
+        return
     if config.dtype_from_auto:
         yield (
             _CONFIG_S / 2,
@@ -110,10 +114,13 @@ def phases(config: Config, download: Download = Download()) -> Iterator[tuple[fl
             "gpu_model_runner.py",
             f"Graph capturing finished in {_CAPTURE_S:.0f} secs, took 0.47 GiB",
         )
+    if failure is Failure.CUDA_OOM:
+        yield from failing.cuda_oom(config.max_num_seqs)
+        return
     yield 2.0, "INFO", "api_server.py", f"Starting vLLM API server 0 on http://0.0.0.0:{config.port}"
 
 
-def _bar(size: float, seconds: float) -> Iterator[tuple[float, str, str, str]]:
+def _bar(size: float, seconds: float) -> Iterator[Line]:
     """tqdm's lines for a file of `size` bytes."""
     for step in range(1, _BAR_STEPS + 1):
         part = step / _BAR_STEPS
@@ -123,14 +130,14 @@ def _bar(size: float, seconds: float) -> Iterator[tuple[float, str, str, str]]:
         yield seconds / _BAR_STEPS, "INFO", "", f"model.safetensors: {part:4.0%}|{'█' * int(10 * part):<10}| {amounts}"
 
 
-async def start(config: Config, scale: float, download: Download = Download()) -> None:
+async def start(config: Config, scale: float, download: Download = Download(), failure: Failure = Failure.NONE) -> None:
     """Log the start-up, at absolute times, `scale` times as slowly as a T4."""
     print(
         f"llm-d sandbox: a simulated vLLM on a simulated {T4.name}; start-up times scaled by {scale}",
         flush=True,
     )
     due_s = time.monotonic()
-    for wait_s, level, where, message in phases(config, download):
+    for wait_s, level, where, message in phases(config, download, failure):
         due_s += wait_s * scale
         await asyncio.sleep(max(due_s - time.monotonic(), 0))
         log(message, where, level)

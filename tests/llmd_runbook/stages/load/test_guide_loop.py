@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -59,6 +60,9 @@ def replayed(
         monkeypatch.setattr(Counters, "of_pattern3", lambda _: Replicas(gateway, status))
         stage = open_stage("06_throughput_and_cost")
         guide_loop.replay(stage)
+        sent = [json.loads(request.body) for request in gateway.asked("/v1/completions")]
+        body = {"model": stage.profile.pattern3.model, "prompt": "Hello", "max_tokens": 10}
+        assert sent == [body] * len(sent), "the guide's"
     return stage
 
 

@@ -19,7 +19,7 @@ from llmd_runbook.stages.review.configuration import (
     judge_tools,
     judge_values,
 )
-from llmd_runbook.stages.review.settings import cannot_hold, server_settings, unexpected
+from llmd_runbook.stages.review.settings import QWEN, T4, cannot_hold, server_settings, unexpected
 from llmd_runbook.verdicts import Check, CheckSpec, Verdict
 from tests.llmd_runbook.conftest import Bench
 from tests.llmd_runbook.stages.rendered import gateway, pool, servers
@@ -118,8 +118,61 @@ def test_values_that_are_not_the_profiles(
     fails(judge_values(changed(found, deployment), profile), f"Pattern 3: {said}")
 
 
+def on_a_t4(profile: Profile) -> Profile:
+    third = profile.pattern3.model_copy(update={"model": QWEN})
+    pool_ = profile.pool.model_copy(update={"accelerator": T4})
+    return profile.model_copy(update={"pool": pool_, "pattern3": third})
+
+
+@pytest.mark.parametrize(
+    ("words", "verdict", "said"),
+    [
+        (("--gpu-memory-utilization=0.75",), Verdict.PASS, "as expected"),
+        (("--gpu-memory-utilization=0.8",), Verdict.FAIL, "runs out of memory as its sampler is warmed up"),
+        (("--gpu-memory-utilization", "0.95"), Verdict.FAIL, "--gpu-memory-utilization 0.95, with which"),
+        ((), Verdict.FAIL, "vLLM's default of 0.9 or more, with which"),
+        (("--gpu-memory-utilization=0.78",), Verdict.INCONCLUSIVE, "between the 0.75 with which"),
+        (("--gpu-memory-utilization=0.95", "--max-num-seqs=64"), Verdict.PASS, "as expected"),
+        (("--gpu-memory-utilization=0.95", "--max-num-seqs=1k"), Verdict.FAIL, "runs out of memory"),
+        (("--gpu-memory-utilization=1.2", "--max-num-seqs=64"), Verdict.FAIL, "1.2 is no share"),
+        (("--gpu-memory-utilization=85%", "--max-num-seqs=64"), Verdict.FAIL, "85% is no share"),
+    ],
+)
+def test_the_share_of_a_t4s_memory_that_the_guides_model_starts_with(
+    found: dict[str, Rendered], profile: Profile, words: tuple[str, ...], verdict: Verdict, said: str
+) -> None:
+    t4 = on_a_t4(profile)
+    deployment = servers("m", QWEN, THREE, "--max-model-len=2048", *words, replicas=3)
+    third = Rendered(t4.pattern3, ["gaie-y", "ms-y"], [deployment])
+    check = judge_values({**found, "Pattern 3": third}, t4)
+    assert check.verdict is verdict
+    assert said in check.observed
+
+
+def test_the_guides_share_of_memory_is_of_its_model_on_its_gpu(found: dict[str, Rendered], profile: Profile) -> None:
+    words = ("--max-model-len=2048", "--gpu-memory-utilization=0.95")
+    other = changed(found, servers("m", "b", THREE, *words, replicas=3))
+    assert judge_values(other, profile).verdict is Verdict.PASS
+    t4 = on_a_t4(profile).model_copy(update={"pattern3": profile.pattern3})
+    assert judge_values(other, t4).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("words", [(), ("--max-model-len=auto",)])
+def test_a_context_length_that_the_values_do_not_tell(
+    found: dict[str, Rendered], profile: Profile, words: tuple[str, ...]
+) -> None:
+    check = judge_values(changed(found, servers("m", "b", THREE, *words, replicas=3)), profile)
+    assert check.verdict is Verdict.INCONCLUSIVE
+    assert "Pattern 3: --max-model-len gives no number" in check.observed
+
+
+@pytest.mark.parametrize(("word", "tokens"), [("2048", 2048), ("2k", 2000), ("2K", 2048)])
+def test_a_context_length_as_vllm_reads_it(word: str, tokens: int) -> None:
+    assert server_settings(servers("m", "b", THREE, f"--max-model-len={word}")).max_model_len == tokens
+
+
 def test_a_t4_has_no_bfloat16(found: dict[str, Rendered], profile: Profile) -> None:
-    other = changed(found, servers("m", "b", THREE, "--dtype=bfloat16", replicas=3))
+    other = changed(found, servers("m", "b", THREE, "--dtype=bfloat16", "--max-model-len=2048", replicas=3))
     t4 = profile.model_copy(update={"pool": profile.pool.model_copy(update={"accelerator": "nvidia-tesla-t4"})})
     fails(judge_values(other, t4), "bfloat16")
     assert judge_values(other, profile).verdict is Verdict.PASS

@@ -30,6 +30,32 @@ LOADED = (
     "(EngineCore_DP0 pid=66) INFO 11-28 05:03:16 [default_loader.py:267] Loading weights took 15.06 seconds\n"
     "(EngineCore_DP0 pid=66) INFO 11-28 05:03:17 [gpu_model_runner.py:2653] Model loading took 5.7916 GiB\n"
 )
+_NO_MEMORY = (
+    "RuntimeError: CUDA out of memory occurred when warming up sampler with 256 dummy requests. Please try lowering "
+    "`max_num_seqs` or `gpu_memory_utilization` when initializing the engine.\n"
+)
+CUDA_OOM = (
+    "(EngineCore_DP0 pid=66) ERROR 11-28 05:03:40 [core.py:708] EngineCore failed to start.\n"
+    "(EngineCore_DP0 pid=66) ERROR 11-28 05:03:40 [core.py:708] Traceback (most recent call last):\n"
+    "(EngineCore_DP0 pid=66) ERROR 11-28 05:03:40 [core.py:708]     raise RuntimeError(\n"
+    f"(EngineCore_DP0 pid=66) ERROR 11-28 05:03:40 [core.py:708] {_NO_MEMORY}"
+    "(EngineCore_DP0 pid=66) Process EngineCore_DP0:\n"
+    "(EngineCore_DP0 pid=66) Traceback (most recent call last):\n"
+    f"(EngineCore_DP0 pid=66) {_NO_MEMORY}"
+    "(APIServer pid=1) Traceback (most recent call last):\n"
+    "(APIServer pid=1)     raise RuntimeError(\n"
+    "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n"
+)
+FORBIDDEN = (
+    "Traceback (most recent call last):\n"
+    "    raise OSError(\n"
+    "OSError: You are trying to access a gated repo.\n"
+    "Make sure to have access to it at https://huggingface.co/google/gemma-2b-it.\n"
+    "403 Client Error. (Request ID: Root=1-0)\n"
+    "\n"
+    "Cannot access gated repo for url https://huggingface.co/google/gemma-2b-it/resolve/main/config.json.\n"
+    "Access to model google/gemma-2b-it is restricted and you are not in the authorized list.\n"
+)
 
 
 def pod(
@@ -72,6 +98,7 @@ class Talking(Memory):
         super().__init__()
         self.container = CONTAINER
         self.said: dict[str, str] = {}
+        self.said_before: dict[str, str] = {}
         self.refused: dict[str, ClusterError] = {}
         self.reads: list[str] = []
 
@@ -93,14 +120,15 @@ class Talking(Memory):
             raise self.refused[resource.plural]
         return super().all(resource, namespace, selector)
 
-    def logs(self, pod: str, namespace: str, container: str, tail: int = 200) -> str:
-        self.reads.append(f"log of {pod}")
+    def logs(self, pod: str, namespace: str, container: str, tail: int = 200, *, previous: bool = False) -> str:
+        said = self.said_before if previous else self.said
+        self.reads.append(f"log of {pod}" + (" before" if previous else ""))
         assert (namespace, container) == (NAMESPACE, self.container)
         if "log" in self.refused:
             raise self.refused["log"]
-        if pod not in self.said:
+        if pod not in said:
             raise ApiError("the Kubernetes API refused (400)", reason="container is waiting to start")
-        return self.said[pod]
+        return said[pod]
 
 
 Moment = tuple[float, Callable[["World"], list[Object]]]

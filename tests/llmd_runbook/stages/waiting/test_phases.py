@@ -11,7 +11,9 @@ from tests.llmd_runbook.stages.waiting.pods import (
     BAR,
     CRASHED,
     CREATING,
+    CUDA_OOM,
     FETCHED,
+    FORBIDDEN,
     LOADED,
     RUNNING,
     SHARD,
@@ -82,11 +84,20 @@ def test_troubles_are_no_progress(line: str, progress: bool) -> None:
     assert advances(line) is progress
 
 
+def test_of_several_tracebacks_the_cause_matters() -> None:
+    """vLLM's server prints one of its own after that of its engine."""
+    log = lines(CUDA_OOM)
+    assert telling(log, runs=False).startswith("RuntimeError: CUDA out of memory occurred when warming up sampler")
+    assert telling(log[:4], runs=False).startswith("ERROR [core.py:708] RuntimeError: CUDA out of memory occurred")
+    assert telling(lines(FORBIDDEN), runs=False) == "OSError: You are trying to access a gated repo."
+
+
 def test_the_line_that_matters() -> None:
     log = ["INFO loading", "ValueError: no memory", "RuntimeError: failed. See root cause above.", "INFO bye"]
     assert telling(log, runs=True) == "INFO bye"
     assert telling(log, runs=False) == "ValueError: no memory"
     assert telling(["INFO bye"], runs=False) == "INFO bye"
     assert telling([], runs=True) == ""
+    assert telling(["WARNING slow", "INFO bye"], runs=False) == "WARNING slow"
     assert runs(pod("a", container=RUNNING))
     assert not runs(pod("a", container=BACK_OFF, last=CRASHED))

@@ -21,6 +21,7 @@ from tests.llmd_runbook.stages.waiting.pods import (
     BAR,
     CRASHED,
     CREATING,
+    CUDA_OOM,
     FETCHED,
     LOADED,
     NAMESPACE,
@@ -177,6 +178,36 @@ def test_a_crash_loop_is_given_up_with_how_it_ended(waits: Waits) -> None:
     assert "3 restarts; CrashLoopBackOff" in str(caught.value.reason)
     assert "exit code 137" in str(caught.value.reason)
     assert "log: ValueError: run 3" in str(caught.value.reason)
+    assert "what ended it: ValueError: run 3" in str(caught.value.reason)
+
+
+def test_a_container_that_was_started_again_is_given_up_with_what_ended_the_one_before(waits: Waits) -> None:
+    """It runs at the moment, and says nothing of why it ended."""
+    kube = waits.kube
+    kube.said_before["a"] = STARTED + FETCHED + LOADED + CUDA_OOM
+    kube.at(0, pod("a", container=RUNNING, last=CRASHED, restarts=1), log={"a": STARTED})
+    kube.at(30, pod("a", container=RUNNING, last=CRASHED, restarts=1))
+    kube.at(60, pod("a", container=RUNNING, last=CRASHED, restarts=1))
+    with pytest.raises(DeadlineExceeded) as caught:
+        waits()
+    assert "its log before: RuntimeError: CUDA out of memory occurred when warming up sampler with" in waits.shown[0]
+    assert "what ended it: RuntimeError: CUDA out of memory" in str(caught.value.reason)
+    assert "`gpu_memory_utilization` when initializing the engine." in str(caught.value.reason)
+    assert waits.kube.reads.count("log of a before") == 1, "it is read once a restart"
+
+
+def test_a_warning_is_not_what_ended_a_container(waits: Waits) -> None:
+    """One that Kubernetes killed says nothing of it; of an end before that one nothing is left."""
+    kube = waits.kube
+    kube.at(0, pod("a", container=BACK_OFF, last=CRASHED, restarts=1), log={"a": STARTED + CUDA_OOM})
+    kube.said_before["a"] = STARTED + "WARNING Falling back to torch.float16\n"
+    kube.at(10, pod("a", container=RUNNING, last=CRASHED, restarts=2))
+    kube.at(200, pod("a", container=RUNNING, last=CRASHED, restarts=2))
+    with pytest.raises(DeadlineExceeded) as caught:
+        waits()
+    assert "log: RuntimeError: CUDA out of memory" in waits.shown[0]
+    assert "what ended it" not in str(caught.value.reason)
+    assert "its log before" not in str(caught.value.reason)
 
 
 def test_a_pod_that_talks_for_ever_ends_at_the_deadline_of_all(waits: Waits) -> None:
@@ -272,7 +303,7 @@ def test_a_log_that_hangs_is_not_asked_again(waits: Waits) -> None:
 
 
 def test_an_interruption_while_it_reads_stays_one(waits: Waits, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> str:
+    def interrupted(*_: object, **__: object) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(waits.kube, "logs", interrupted)

@@ -1,6 +1,7 @@
 import pytest
 
 from llmd_sandbox.images.vllm.args import Config, parse
+from llmd_sandbox.images.vllm.failing import Failure
 from llmd_sandbox.images.vllm.logs import Download, phases, start
 
 
@@ -59,3 +60,37 @@ async def test_a_bar_prints_by_itself(capsys: pytest.CaptureFixture[str]) -> Non
     await start(config(), 0.0, Download(shown=True))
     printed = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("model.safetensors: ") for line in printed) == 20
+
+
+@pytest.mark.parametrize(
+    ("failure", "words", "last", "never"),
+    [
+        (
+            Failure.CUDA_OOM,
+            "CUDA out of memory occurred when warming up sampler with 256 dummy requests. Please try lowering",
+            "RuntimeError: Engine core initialization failed. See root cause above.",
+            "Starting vLLM API server",
+        ),
+        (
+            Failure.FORBIDDEN,
+            "Cannot access gated repo for url https://huggingface.co/Qwen/Qwen2.5-3B-Instruct/resolve/main/config.json.",
+            "Access to model Qwen/Qwen2.5-3B-Instruct is restricted and you are not in the authorized list.",
+            "Using max model len",
+        ),
+    ],
+)
+async def test_a_start_that_fails_ends_with_the_real_engines_words(
+    capsys: pytest.CaptureFixture[str], failure: Failure, words: str, last: str, never: str
+) -> None:
+    await start(config(), 0.0, failure=failure)
+    printed = capsys.readouterr().out
+    assert words in printed
+    assert printed.splitlines()[-1].startswith(last)
+    assert never not in printed
+
+
+def test_the_sampler_is_warmed_up_with_as_many_requests_as_the_flags_say() -> None:
+    given = config("--max-num-seqs=64")
+    said = [message for *_, message in phases(given, failure=Failure.CUDA_OOM) if "dummy requests" in message]
+    assert all("with 64 dummy requests" in message for message in said)
+    assert len(said) == 2

@@ -22,11 +22,11 @@ def free_port() -> int:
         return port
 
 
-async def start(*args: str) -> Process:
+async def start(*args: str, **variables: str) -> Process:
     argv = resolve("vllm/vllm-openai:v1", ["vllm", "serve"], list(args))
     assert argv is not None
     assert argv[0] == sys.executable
-    env = os.environ | {"LLMD_SANDBOX_POD_IP": POD_IP, "LLMD_SANDBOX_STARTUP_SCALE": "0"}
+    env = os.environ | {"LLMD_SANDBOX_POD_IP": POD_IP, "LLMD_SANDBOX_STARTUP_SCALE": "0", **variables}
     return await asyncio.create_subprocess_exec(*argv, env=env, stdout=PIPE, stderr=STDOUT)
 
 
@@ -69,3 +69,10 @@ async def test_a_refused_configuration_ends_with_1_and_says_why() -> None:
     output, _ = await process.communicate()
     assert process.returncode == 1
     assert b"ValueError: Bfloat16 is only supported on GPUs with compute capability" in output
+
+
+async def test_a_start_that_is_told_to_fail_ends_with_1() -> None:
+    process = await start("Qwen/Qwen3-0.6B", LLMD_SANDBOX_START="forbidden")
+    output, _ = await process.communicate()
+    assert process.returncode == 1
+    assert b"403 Client Error" in output
