@@ -31,7 +31,7 @@ KUBERNETES: dict[str, Callable[[Kubernetes], object]] = {
     "disown": lambda kube: kube.disown(DEPLOYMENTS, POD, "llm-d"),
     "delete": lambda kube: kube.delete(PODS, "a", "llm-d", uid="u", grace_s=0),
 }
-KUBERNETES_READS = {"get", "find", "all", "raw", "logs", "follow", "wait", "may", "server", "authority"}
+KUBERNETES_READS = {"get", "find", "all", "raw", "logs", "log_start", "follow", "wait", "may", "server", "authority"}
 GKE: dict[str, Callable[[GkePool], object]] = {
     "create_spot": lambda pool: pool.create_spot("nvidia-t4-pool", "us-central1-a", 1),
     "delete": lambda pool: pool.delete(),

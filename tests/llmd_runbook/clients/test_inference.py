@@ -86,8 +86,9 @@ def test_refusals_keep_code_and_body(server: Server, code: int, body: str) -> No
 @pytest.mark.parametrize("code", [401, 403])
 @pytest.mark.parametrize("call", [ask, streamed])
 def test_a_token_that_the_gateway_refuses_is_told_with_where_it_stands(
-    server: Server, code: int, call: Callable[[Inference], object]
+    server: Server, monkeypatch: pytest.MonkeyPatch, code: int, call: Callable[[Inference], object]
 ) -> None:
+    monkeypatch.setenv("TOKEN", "t0ken")
     server.on(COMPLETIONS, Reply(code, "Jwt is expired"))
     with pytest.raises(Forbidden, match=f"the gateway answered {code}") as caught:
         call(Inference(Endpoint(server.url, bearer_variable="TOKEN")))

@@ -32,6 +32,7 @@ VERBS = {
 resource are in `BY_PATH`."""
 BY_PATH = {
     "follow": ("pods/log", "get"),
+    "log_start": ("pods/log", "get"),
     "logs": ("pods/log", "get"),
     "raw": ("pods/proxy", "get"),
     "scale": ("deployments/scale", "patch"),
