@@ -41,7 +41,7 @@ def identify(profile: Profile) -> ClusterIdentity:
 
     Raises:
         UsageError: the profile says simulated and the cluster does not, or the other way round; helm or GKE mean
-            another cluster than the Kubernetes client; or it is an Autopilot cluster.
+            another cluster than the Kubernetes client, or helm reaches none; or it is an Autopilot cluster.
         ClusterError: the cluster or GKE does not answer, or refuses.
     """
     kube = of(profile)
@@ -80,7 +80,12 @@ def _by_helm(profile: Profile, kube: Kubernetes, uid: str) -> list[str]:
     try:
         found = helm.cluster_uid(profile.namespace)
     except ToolError as error:
-        raise _another("helm", kube, f"helm does not get there: {error.reason}") from None
+        raise UsageError(
+            "helm does not get to the cluster of the kubeconfig; nothing was started",
+            where=f"context {kube.context}, {kube.server}",
+            reason=error.in_short,
+            remedy=f"{error.remedy}; helm's own variables (HELM_KUBE*) win over the kubeconfig that it is given",
+        ) from None
     if found is None:
         return []
     if found != uid:
