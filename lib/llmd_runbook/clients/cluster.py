@@ -41,7 +41,7 @@ def identify(profile: Profile) -> ClusterIdentity:
 
     Raises:
         UsageError: the profile says simulated and the cluster does not, or the other way round; helm or GKE mean
-            another cluster than the Kubernetes client, or helm reaches none; or it is an Autopilot cluster.
+            another cluster than the Kubernetes client; or it is an Autopilot cluster.
         ClusterError: the cluster or GKE does not answer, or refuses.
     """
     kube = of(profile)

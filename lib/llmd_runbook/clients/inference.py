@@ -180,8 +180,7 @@ class Inference:
             f"the gateway answered {response.status_code}",
             where=f"{method} {self.endpoint.url}{path}",
             reason=response.text[:500] or "(empty body)",
-            remedy="401 or 403: the gateway's policy, and the token of `route.bearer_variable` or `route.bearer_file`; "
-            "404: HTTPRoute; 500: endpoint picker; 503: no Ready replica",
+            remedy="404: HTTPRoute; 500: endpoint picker; 503: no Ready replica",
         )
 
     def _nonsense(self, what: str, reason: str) -> ApiError:

@@ -83,14 +83,6 @@ def test_refusals_keep_code_and_body(server: Server, code: int, body: str) -> No
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("code", [401, 403])
-def test_a_refused_caller_is_told_where_the_token_is_named(server: Server, code: int) -> None:
-    server.on(COMPLETIONS, Reply(code, "RBAC: access denied"))
-    with pytest.raises(ApiError, match=f"answered {code}") as caught:
-        ask(Inference(Endpoint(server.url)))
-    assert "401 or 403: the gateway's policy, and the token of `route.bearer_variable`" in str(caught.value.remedy)
-
-
 def test_an_empty_refusal_says_so(server: Server) -> None:
     server.on(COMPLETIONS, Reply(503))
     with pytest.raises(ApiError) as caught:
