@@ -26,7 +26,8 @@ from tests.llmd_runbook.conftest import Bench
 
 HELM = "{driver: helm, releases: [{name: ms, chart: chart}]}"
 HELMFILE = "{driver: helmfile, file: helmfile.yaml, postfix: x}"
-IMPATIENT_S = 0.3
+IMPATIENT_S = 1.0
+"""What is slow is waited for so long, in place of the clients' own limits; what is not slow is given those."""
 OPERATIONS = "/v1/projects/p/locations/l/operations"
 POOLS = "/apis/inference.networking.k8s.io/v1/namespaces/llm-d/inferencepools/three"
 
@@ -43,7 +44,7 @@ SAYS_NOTHING = "exec sleep 600"
 SCRIPTS = {
     "unreachable": (SAYS_UNREACHABLE, "cluster unreachable: no such host"),
     "forbidden": (SAYS_FORBIDDEN, "secrets is forbidden"),
-    "slow": (SAYS_NOTHING, "did not end within 0.3 s"),
+    "slow": (SAYS_NOTHING, f"did not end within {IMPATIENT_S:g} s"),
     "nonsense": (SAYS_NONSENSE, "Sign in"),
 }
 """What helm and helmfile do for each fault, and what must be told of it."""
@@ -89,15 +90,16 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return call
 
 
-def profile(bench: Bench, kubeconfig: Path, *, releases: str = HELM, gateway: str = "") -> str:
+def profile(bench: Bench, kubeconfig: Path, *, releases: str = HELM, gateway: str = "", patient: bool = True) -> str:
     """The bench's profile for these systems."""
     (bench.folder / "chart").mkdir()
+    timeout_s = 60 if patient else IMPATIENT_S
     text = bench.profile_file.read_text()
     for old, new in {
         "{context: c, simulated: true}": f'{{context: here, kubeconfig: "{kubeconfig}", simulated: true}}',
         "{driver: helmfile, file: helmfile.yaml, postfix: x}": releases,
         "{driver: helmfile, file: helmfile.yaml, postfix: y}": releases,
-        "route: {name: r}": f"route: {{name: r, url: '{gateway}'}}\nload: {{request_timeout_s: {IMPATIENT_S}}}",
+        "route: {name: r}": f"route: {{name: r, url: '{gateway}'}}\nload: {{request_timeout_s: {timeout_s}}}",
     }.items():
         assert old in text
         text = text.replace(old, new)
@@ -115,11 +117,13 @@ def nobody() -> str:
 # --- before a run: nothing is started ---------------------------------------------------------------------------
 
 
-def kubernetes_before(fault: str, server: Server, kubeconfig: Path, **_: Any) -> str:
+def kubernetes_before(fault: str, server: Server, kubeconfig: Path, monkeypatch: pytest.MonkeyPatch, **_: Any) -> str:
     if fault == "unreachable":
         kubeconfig.write_text(kubeconfig.read_text().replace(server.url, nobody()))
         return "the Kubernetes API does not answer"
     server.on("/version", KUBERNETES[fault])
+    if fault == "slow":
+        monkeypatch.setattr(cluster, "of", partial(cluster.of, read_s=IMPATIENT_S))
     return {"forbidden": "cannot get this resource", "slow": "Read timed out", "nonsense": "Sign in"}[fault]
 
 
@@ -128,11 +132,15 @@ def gke_before(fault: str, google: Server, monkeypatch: pytest.MonkeyPatch, **_:
         monkeypatch.setenv(gke.ENDPOINT_VARIABLE, nobody())
         return "Connection refused"
     google.on(CLUSTER, GOOGLE[fault])
-    return {"slow": "no answer within 0.3 s", "nonsense": "what answers is not GKE's API"}[fault]
+    if fault == "slow":
+        monkeypatch.setattr(gke, "_CALL_TIMEOUT_S", IMPATIENT_S)
+    return {"slow": f"no answer within {IMPATIENT_S:g} s", "nonsense": "what answers is not GKE's API"}[fault]
 
 
-def helm_before(fault: str, tools: Path, **_: Any) -> str:
+def helm_before(fault: str, tools: Path, monkeypatch: pytest.MonkeyPatch, **_: Any) -> str:
     script, said = SCRIPTS[fault]
+    if fault == "slow":
+        monkeypatch.setattr(cluster, "Helm", partial(Helm, timeout_s=IMPATIENT_S))
     program(tools, "helm", "v3.18.0", script)
     return said
 
@@ -158,9 +166,6 @@ def test_trouble_before_a_run_is_one_message_and_starts_nothing(
     breaks: Callable[..., str],
     fault: str,
 ) -> None:
-    monkeypatch.setattr(cluster, "of", partial(cluster.of, read_s=IMPATIENT_S))
-    monkeypatch.setattr(cluster, "Helm", partial(Helm, timeout_s=IMPATIENT_S))
-    monkeypatch.setattr(gke, "_CALL_TIMEOUT_S", IMPATIENT_S)
     answering(server, PARTS)
     said = breaks(fault, server=server, google=google, kubeconfig=kubeconfig, tools=tools, monkeypatch=monkeypatch)
     code, out, err = command("run", profile(bench, kubeconfig), "--stages", "01", "--output", str(bench.output))
@@ -180,14 +185,15 @@ SWAP = "from llmd_runbook.stages.swap import plan\nplan.plan(stage)"
 ASK = "from llmd_runbook.stages import verify\nverify.answers(stage)"
 HURRY = f"""
 from functools import partial
-from llmd_runbook.clients import gke
-from llmd_runbook.stages import site
+from llmd_runbook.clients import cluster, gke
+from llmd_runbook.clients.releases.helm import HelmDriver
+from llmd_runbook.clients.releases.helmfile import HelmfileDriver
 gke._CALL_TIMEOUT_S = {IMPATIENT_S}
-site.cluster.of = partial(site.cluster.of, read_s={IMPATIENT_S})
-site.HelmDriver = partial(site.HelmDriver, timeout_s={IMPATIENT_S})
-site.HelmfileDriver = partial(site.HelmfileDriver, timeout_s={IMPATIENT_S})
+cluster.of = partial(cluster.of, read_s={IMPATIENT_S})
+for driver in (HelmDriver, HelmfileDriver):
+    driver.__init__.__kwdefaults__["timeout_s"] = {IMPATIENT_S}
 """
-"""The stages' own clients with less patience, so that a test need not have theirs."""
+"""The stages' own clients with less patience."""
 
 
 class Ground:
@@ -230,7 +236,7 @@ WITHIN: list[tuple[Callable[..., None], str, str, str, str]] = [
     (kubernetes_within, "nonsense", LOOK, "ApiError", "the Kubernetes API answered nonsense"),
     (gke_within, "unreachable", SIZE, "Unreachable", "Connection refused"),
     (gke_within, "forbidden", SIZE, "Forbidden", "no container.operations.list"),
-    (gke_within, "slow", SIZE, "Unreachable", "no answer within 0.3 s"),
+    (gke_within, "slow", SIZE, "Unreachable", f"no answer within {IMPATIENT_S:g} s"),
     (gke_within, "nonsense", SIZE, "ApiError", "what answers is not GKE's API"),
     *((helm_within, fault, SWAP, "ToolError", said) for fault, (_, said) in SCRIPTS.items()),
     *((helmfile_within, fault, SWAP, "ToolError", said) for fault, (_, said) in SCRIPTS.items()),
@@ -249,12 +255,12 @@ def ground(
     return Ground(bench, server, google, kubeconfig, tools, monkeypatch)
 
 
-def a_run(ground: Ground, command: Callable[..., tuple[int, str, str]], cell: str) -> tuple[Run, str]:
+def a_run(ground: Ground, command: Callable[..., tuple[int, str, str]], fault: str, cell: str) -> tuple[Run, str]:
     """The record after two stages, the first of which meets the trouble, and all that was printed."""
     bench = ground.bench
-    bench.notebook("01_first", HURRY, cell, "result = stage.finish()")
+    bench.notebook("01_first", *([HURRY] if fault == "slow" else []), cell, "result = stage.finish()")
     bench.notebook("02_second", "stage.check(judge(True))\nresult = stage.finish()")
-    file = profile(bench, ground.kubeconfig, releases=ground.releases, gateway=ground.gateway)
+    file = profile(bench, ground.kubeconfig, releases=ground.releases, gateway=ground.gateway, patient=fault != "slow")
     code, out, err = command("run", file, "--output", str(bench.output))
     shown, told, _ = command("records", "show", "latest", "--output", str(bench.output))
     assert (code, shown) == (1, 0), err
@@ -280,7 +286,7 @@ def test_trouble_within_a_run_ends_the_stage_with_one_message_in_its_record(
     said: str,
 ) -> None:
     breaks(fault, ground)
-    run, printed = a_run(ground, command, cell)
+    run, printed = a_run(ground, command, fault, cell)
     attempt = run.stage("01_first").attempts[0]
     assert (attempt.status, attempt.verdict) == (Status.FAILED, None)
     assert attempt.error is not None
@@ -300,7 +306,7 @@ def test_trouble_within_a_run_ends_the_stage_with_one_message_in_its_record(
 GATEWAY = [
     ("unreachable", None, "the gateway does not answer"),
     ("forbidden", Reply(403, "RBAC: access denied"), "the gateway answered 403: RBAC: access denied"),
-    ("slow", Silence(), "the gateway gave no answer within 0.3 s"),
+    ("slow", Silence(), f"the gateway gave no answer within {IMPATIENT_S:g} s"),
     ("nonsense", HTML, "the answer is not JSON: <html>Sign in</html>"),
 ]
 
@@ -315,7 +321,7 @@ def test_a_gateway_in_trouble_fails_the_checks_that_ask_it(
             for path in ("/v1/models", "/v1/completions"):
                 gateway.on(path, answer)
             ground.gateway = gateway.url
-        run, printed = a_run(ground, command, ASK)
+        run, printed = a_run(ground, command, fault, ASK)
     attempt = run.stage("01_first").attempts[0]
     assert (attempt.status, attempt.verdict, attempt.error) == (Status.FINISHED, Verdict.FAIL, None)
     assert attempt.result is not None
