@@ -79,6 +79,11 @@ class RunbookError(Exception):
         self.remedy = redact(remedy) if remedy else None
         super().__init__(self.what)
 
+    @property
+    def in_short(self) -> str:
+        """What failed, with the server's or tool's own words where there are any: one line for a check or a table."""
+        return f"{self.what}: {self.reason}" if self.reason else self.what
+
     def __str__(self) -> str:
         parts = [self.what]
         parts += [f"  where:  {self.where}"] if self.where else []

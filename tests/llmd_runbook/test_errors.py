@@ -31,6 +31,11 @@ def test_what_is_not_known_is_left_out() -> None:
     assert str(RunbookError("it broke")) == "it broke"
 
 
+def test_in_short_it_is_what_failed_and_why() -> None:
+    assert RunbookError("it failed", reason="no room", remedy="make room").in_short == "it failed: no room"
+    assert RunbookError("it failed", where="here").in_short == "it failed"
+
+
 def test_errors_survive_pickling() -> None:
     error = NotFound("not found", where="GET /x", reason="r", remedy="look")
     again = pickle.loads(pickle.dumps(error))

@@ -81,7 +81,12 @@ def _by_helm(profile: Profile, kube: Kubernetes, uid: str) -> list[str]:
     try:
         found = helm.cluster_uid(profile.namespace)
     except ToolError as error:
-        raise _another("helm", kube, f"helm does not get there: {error.reason}") from None
+        raise UsageError(
+            "helm does not get to the cluster of the kubeconfig; nothing was started",
+            where=f"context {kube.context}, {kube.server}",
+            reason=error.in_short,
+            remedy=f"{error.remedy}; helm's own variables (HELM_KUBE*) win over the kubeconfig that it is given",
+        ) from None
     if found is None:
         return []
     if found != uid:

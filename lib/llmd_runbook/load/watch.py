@@ -127,4 +127,4 @@ class Watch:
         try:
             self._taken.append((at, self._read()))
         except ClusterError as error:
-            self._trouble = f"{error.what}: {error.reason}" if error.reason else error.what
+            self._trouble = error.in_short

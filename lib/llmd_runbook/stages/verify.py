@@ -44,7 +44,8 @@ MODELS = declare(
 ANSWER = declare(
     "verify.answer",
     "a completion through the gateway succeeds under the model's name, with tokens counted by the server",
-    "see the reason: 404 is the route or the model, 500 the endpoint picker, 503 no Ready replica",
+    "see the reason: 401 and 403 are the gateway's policy (a token goes with route.bearer_variable or "
+    "route.bearer_file), 404 is the route or the model, 500 the endpoint picker, 503 no Ready replica",
 )
 CACHING = declare(
     "verify.prefix_caching",
@@ -237,4 +238,4 @@ def _attempt(call: Callable[[], T]) -> tuple[T | None, str]:
     try:
         return call(), ""
     except ClusterError as error:
-        return None, f"{error.what}: {error.reason}"
+        return None, error.in_short

@@ -10,13 +10,14 @@ import yaml
 from llmd_runbook.errors import REDACTED, ToolError
 
 Manifest = dict[str, Any]
+_SHOWN = 80
 
 
 def parse(text: str, where: str) -> list[Manifest]:
     """The objects in a stream of YAML documents; a `List` counts as its items.
 
     Raises:
-        ToolError: the text is not YAML; `where` is the command that printed it.
+        ToolError: the text is not YAML, or holds what is no object; `where` is the command that printed it.
     """
     try:
         documents = [document for document in yaml.safe_load_all(text) if document]
@@ -31,6 +32,13 @@ def parse(text: str, where: str) -> list[Manifest]:
         ) from None
     objects: list[Manifest] = []
     for document in documents:
+        if not isinstance(document, dict):
+            raise ToolError(
+                "what was printed are no manifests",
+                where=where,
+                reason=f"an object was expected, not {str(document)[:_SHOWN]!r}",
+                remedy="run it by hand: a wrapper of the tool, or a plug-in, may print to its standard output",
+            )
         objects += document["items"] if document.get("kind") == "List" else [document]
     return objects
 

@@ -167,11 +167,11 @@ def measure(stage: StageRun) -> Shown:
         try:
             _all_sizes(stage, kube, servers, part, kept)
         except DeadlineExceeded as error:  # what was measured before counts, and the number is put back now
-            kept["trouble"] = _said(error)
+            kept["trouble"] = error.in_short
         try:
             _back(stage, kube, servers)
         except DeadlineExceeded as error:
-            kept["not_restored"] = _said(error)
+            kept["not_restored"] = error.in_short
     if runs := runs_by_size(stage):
         kept["client"] = asdict(_client_error(stage, runs))
     return stage.table(table(stage))
@@ -385,10 +385,6 @@ def _measuring(profile: Profile, size: int) -> str:
 
 def _many(size: int) -> str:
     return f"{size} replica{'s' * (size > 1)}"
-
-
-def _said(error: DeadlineExceeded) -> str:
-    return f"{error.what}: {error.reason}" if error.reason else error.what
 
 
 def _by_hand(kube: Kubernetes, profile: Profile, servers: ModelServers) -> str:

@@ -82,7 +82,7 @@ def rendered_pattern(profile: Profile, pattern: Pattern) -> Rendered:
         driver = site.driver(profile, pattern)
         return Rendered(pattern, driver.names(), driver.render())
     except ToolError as error:
-        return Rendered(pattern, [], [], f"{error.what}: {error.reason}")
+        return Rendered(pattern, [], [], error.in_short)
 
 
 def patterns(profile: Profile) -> dict[str, Pattern]:

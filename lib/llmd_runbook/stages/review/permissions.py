@@ -33,7 +33,7 @@ def permissions(stage: StageRun) -> Shown:
         try:
             changes = sorted(set(roles.operator(profile)) - set(reads))
         except ToolError as error:
-            changes, trouble = [], f"what helm would do is not known: {error.what}: {error.reason}"
+            changes, trouble = [], f"what helm would do is not known: {error.in_short}"
         asked = [*reads, *changes]
         answers: dict[Need, bool] = {}
         for index, need in enumerate(asked):

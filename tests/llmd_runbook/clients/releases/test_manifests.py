@@ -18,6 +18,15 @@ def test_bad_yaml_names_the_line() -> None:
     assert "line 3" in str(caught.value.reason)
 
 
+@pytest.mark.parametrize("text", ["<html>Sign in</html>", "- a\n- b\n", "kind: A\n---\nDone.\n"])
+def test_what_is_no_object_is_told(text: str) -> None:
+    with pytest.raises(ToolError, match="no manifests") as caught:
+        manifests.parse(text, "helm template x")
+    assert caught.value.where == "helm template x"
+    assert caught.value.reason
+    assert caught.value.remedy
+
+
 def test_a_secret_keeps_only_its_keys() -> None:
     secret = {
         "apiVersion": "v1",
