@@ -408,14 +408,14 @@ class Kubernetes:
                 if there is None:
                     state = f"whether it was made is unknown: {at.name} as it is now does not tell"
             except Unreachable as error:  # an API server that starts again is back in seconds
-                state = f"whether it was made is unknown: {error.what}: {error.reason}"
+                state = f"whether it was made is unknown: {error.in_short}"
             except ClusterError as error:
-                state, until = f"whether it was made is unknown: {error.what}: {error.reason}", 0.0
+                state, until = f"whether it was made is unknown: {error.in_short}", 0.0
             if time.monotonic() >= until:
                 raise type(lost)(
                     f"the answer to a change was lost; {state.partition(':')[0]}",
                     where=lost.where,
-                    reason=f"{lost.what}: {lost.reason}; {state}",
+                    reason=f"{lost.in_short}; {state}",
                     remedy=f"{lost.remedy}; then run the stage again: it looks first, and does what is missing",
                 )
             time.sleep(_LOOK_AGAIN_S)

@@ -152,7 +152,7 @@ class Lock:
         try:
             self._lease.give_back()
         except ClusterError as error:
-            return f"{error.what}: {error.reason}"
+            return error.in_short
         return ""
 
     def _expires(self, seen: Seen, tell: Callable[[str], None]) -> bool:
@@ -181,7 +181,7 @@ class Lock:
             try:
                 other = self._kept.renew()
             except ClusterError as error:
-                self._trouble = f"it could not be renewed: {error.what}: {error.reason}"
+                self._trouble = f"it could not be renewed: {error.in_short}"
                 continue
             if other:
                 self._trouble = f"{_named(other)} holds it since {_text(other.acquired)}" if other.holder else _TAKEN

@@ -141,7 +141,7 @@ def _serves(stage: StageRun, step: StepHandle) -> tuple[bool | None, str]:
         target = endpoint(kube, profile, profile.pattern3.gateway)
         answer = Inference(target, timeout_s=10).complete(profile.pattern3.model, "Say hello.", max_tokens=1)
     except ClusterError as error:
-        return None if isinstance(error, Forbidden) else True, f"{error.what}: {error.reason}"
+        return None if isinstance(error, Forbidden) else True, error.in_short
     return False, f"{answer.output_tokens} tokens: something still serves {profile.pattern3.model}"
 
 

@@ -39,7 +39,7 @@ def replay(stage: StageRun) -> Shown:
             bare = curl.starting(TEST4_REQUESTS, timeout_s)
             answered = sum(counters.served_while(send).values())
         except (ToolError, UsageError) as error:
-            why = f"{error.what}: {error.reason}"
+            why = error.in_short
             step.skipped(why)
             stage.note("The guide's Test 4 was not replayed", why)
             return lines([f"The guide's Test 4 was not replayed: {why}"])

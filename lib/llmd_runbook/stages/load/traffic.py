@@ -190,12 +190,12 @@ def wait_for_answer(target: Endpoint, profile: Profile, model: str, step: StepHa
         except ClusterError as error:
             if isinstance(error, ApiError) and " 400" in error.what:
                 raise
-            last = f"; before: {error.what}: {error.reason}"
+            last = f"; before: {error.in_short}"
             if time.monotonic() >= deadline:
                 raise DeadlineExceeded(
                     f"no answer for {model} within {profile.route.ready_timeout_s:.0f} s ({asked} requests)",
                     where=target.url,
-                    reason=f"{error.what}: {error.reason}",
+                    reason=error.in_short,
                     remedy="see the HTTPRoute's conditions and the endpoint picker's log",
                 ) from None
             time.sleep(_PROBE_PAUSE_S)

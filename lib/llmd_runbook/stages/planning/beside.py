@@ -65,7 +65,7 @@ def _asked(profile: Profile, wanted: Beside) -> tuple[list[Replica], str, str]:
         answer = client.complete(wanted.model, "Say hello.", max_tokens=8)
         return pods, f"{answer.output_tokens} tokens from {target.url}, request {answer.request_id}", ""
     except ClusterError as error:
-        return pods, "", f"{error.what}: {error.reason}"
+        return pods, "", error.in_short
 
 
 def _judge(stage: StageRun, spec: CheckSpec, wanted: Beside, pods: list[Replica], answer: str, why: str) -> None:

@@ -58,7 +58,7 @@ def capacity(stage: StageRun) -> Shown:
         try:
             state = site.gke_pool(profile).describe()
         except (Forbidden, NotFound) as error:
-            trouble = f"{error.what}: {error.reason}"
+            trouble = error.in_short
         kube, selector = site.kubernetes(profile), f"{NODE_POOL_LABEL}={profile.pool.name}"
         found = kube.all(NODES, selector=selector)
         nodes = [node_gives(item) for item in found]
@@ -103,7 +103,7 @@ def _target(
     try:
         return pool_target(profile, state, nodes, target_nodes(profile, kube)), ""
     except UsageError as error:
-        return None, f"{error.what}: {error.reason}"
+        return None, error.in_short
 
 
 def node_gives(node: Object) -> NodeGives:

@@ -237,7 +237,7 @@ def _token(stage: StageRun, found: Mapping[str, Rendered]) -> Check:
         except NotFound:
             wanted[name, key] = f"there is no Secret {name} in {namespace}"
         except Forbidden as error:
-            wanted[name, key] = f"?{error.what}: {error.reason}"
+            wanted[name, key] = f"?{error.in_short}"
     if any(item is None for item in servers):
         wanted["(unknown)", "(unknown)"] = "?not every pattern renders model servers"
     return judge_token(wanted)

@@ -103,7 +103,7 @@ def check(stage: StageRun, pool: Pool, state: PoolState | None, *, live: int, wa
                 asked = [(with_cpus(compute, kind) if count else kind, count) for kind, count in asked]
         except ClusterError as error:
             step.ok(f"not read: {error.what}")
-            stage.check(unread(f"{error.what}: {error.reason}", sum(count for _, count in asked)))
+            stage.check(unread(error.in_short, sum(count for _, count in asked)))
             return
         step.ok(f"{len(quotas)} quotas of {region}, {len(held)} reservations")
     stage.check(judge(asked, quotas, held))
@@ -116,7 +116,7 @@ def with_cpus(compute: Compute, kind: Machines) -> Machines:
     try:
         return replace(kind, guest_cpus=compute.guest_cpus(kind.zones[0], kind.machine_type))
     except ClusterError as error:
-        return replace(kind, unread=f"{error.what}: {error.reason}")
+        return replace(kind, unread=error.in_short)
 
 
 def unread(why: str, to_come: int) -> Check:

@@ -61,7 +61,7 @@ def surroundings(stage: StageRun) -> Shown:
             except NotFound:
                 live[resource.plural] = []  # the cluster does not know the kind
             except Forbidden as error:
-                refused[resource.plural] = f"{error.what}: {error.reason}"
+                refused[resource.plural] = error.in_short
         step.ok(", ".join(f"{len(items)} {plural}" for plural, items in live.items()))
     stage.check(judge_selectors(wanted, live, refused))
     stage.check(judge_owners(wanted, live, refused, profile))

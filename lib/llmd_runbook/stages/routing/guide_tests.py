@@ -190,7 +190,7 @@ def _ask(client: Inference, model: str, prompt: str, tokens: int) -> Completion 
     try:
         return client.complete(model, prompt, max_tokens=tokens, temperature=None)
     except ClusterError as error:
-        return f"{error.what}: {error.reason}"
+        return error.in_short
 
 
 def _sorted(asked: Iterable[Completion | str]) -> tuple[list[Completion], list[str]]:

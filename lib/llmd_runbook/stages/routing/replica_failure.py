@@ -369,9 +369,9 @@ def _watch(profile: Profile, pool: PoolView, servers: Object, uid: str, stream: 
         moments.full_s = stream.now_s()
         moments.unseen = ""
     except DeadlineExceeded as error:
-        moments.trouble, moments.unseen = f"{error.what}: {error.reason}", ""
+        moments.trouble, moments.unseen = error.in_short, ""
     except ClusterError as error:
-        moments.unseen = f"{error.what}: {error.reason}"
+        moments.unseen = error.in_short
 
 
 def _asked(samples: list[Sample], since_s: float, groups: int) -> int:

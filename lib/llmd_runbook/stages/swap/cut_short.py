@@ -54,7 +54,7 @@ def _looked_up(
         left = {name: _lacking(live, driver.render([name]), namespace) for name in driver.names()}
         recorded = {item.name: item.status for item in driver.installed(namespace)}
     except (ClusterError, ToolError) as failed:
-        unknown = f"what is there now could not be looked up: {failed.what}: {failed.reason}"
+        unknown = f"what is there now could not be looked up: {failed.in_short}"
         raise _failed(error, unknown) from failed
     return left, [name for name in left if recorded.get(name, "deployed") != "deployed"]
 

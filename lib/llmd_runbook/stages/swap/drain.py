@@ -89,7 +89,7 @@ def _look(stage: StageRun, kube: Kubernetes, pattern: Pattern) -> tuple[Counters
     try:
         return read(stage, kube, pattern), ""
     except Unreachable as error:
-        return {}, f"{error.what}: {error.reason}"
+        return {}, error.in_short
 
 
 def _values(found: Snapshot) -> tuple[float, ...]:

@@ -140,6 +140,6 @@ def _asked(stage: StageRun, kube: Kubernetes, step: StepHandle) -> tuple[bool, s
         target = traffic.wait_programmed(kube, profile, pattern, step)
         answer = traffic.wait_for_answer(target, profile, pattern.model, step)
     except (ClusterError, DeadlineExceeded) as error:
-        return False, f"{error.what}: {error.reason}", [error.where] if error.where else []
+        return False, error.in_short, [error.where] if error.where else []
     seen = f"{answer.output_tokens} tokens in {answer.elapsed_s:.2f} s"
     return answer.output_tokens > 0, seen, [f"{target.url}, request {answer.request_id}"]

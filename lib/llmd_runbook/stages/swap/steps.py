@@ -56,7 +56,7 @@ def admitted(stage: StageRun, kube: Kubernetes, pattern: Pattern) -> None:
         except Forbidden:
             raise
         except ClusterError as error:  # a pattern that does not answer may be replaced
-            step.ok(f"{error.what}: {error.reason}")
+            step.ok(error.in_short)
         else:
             step.ok(f"{answer.output_tokens} tokens in {answer.elapsed_s:.2f} s")
 

@@ -93,7 +93,7 @@ class Told:
     def _note(self, kind: str, error: ClusterError) -> None:
         """Any other refusal passes: the container ended just now, or its node does not answer; what was read stays."""
         if isinstance(error, Forbidden | Unreachable):
-            self.missing[kind] = f"{kind} cannot be read ({error.what}: {error.reason})"
+            self.missing[kind] = f"{kind} cannot be read ({error.in_short})"
 
 
 def _words(event: Object) -> str:
