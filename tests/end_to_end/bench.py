@@ -25,6 +25,8 @@ from tests.end_to_end.conftest import Sandbox
 from tests.guards import anything
 
 PICKER3 = "gaie-pattern3-epp"
+QWEN = "llm-d.ai/model=Qwen2.5-3B-Instruct"
+"""Selects the pods of Pattern 3."""
 SERVERS1, SERVERS3 = (f"ms-pattern{n}-llm-d-modelservice-decode" for n in (1, 3))
 QUICK = {
     "ready_timeout_s: 120": "ready_timeout_s: 90",

@@ -12,13 +12,13 @@ from llmd_runbook.manifest import Run
 from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT
 from llmd_runbook.run.store import all_runs
 from llmd_runbook.verdicts import Verdict
+from tests.end_to_end.bench import QWEN
 from tests.end_to_end.conftest import Sandbox
 
 SANDBOX_OPTIONS = ("--pattern2",)
 pytestmark = pytest.mark.timeout(600)
 
 SERVERS = "ms-pattern3-llm-d-modelservice-decode"
-QWEN = "llm-d.ai/model=Qwen2.5-3B-Instruct"
 GPU_NODES = "cloud.google.com/gke-nodepool=nvidia-t4-pool"
 
 

@@ -16,13 +16,11 @@ from llmd_runbook.stages import verify
 from llmd_runbook.stages.load import traffic
 from llmd_runbook.stages.pool import scale
 from llmd_runbook.stages.swap import patterns, plan
-from tests.end_to_end.bench import SERVERS3, Bench, all_pass, broken
+from tests.end_to_end.bench import QWEN, SERVERS3, Bench, all_pass, broken
 from tests.end_to_end.callers import variant
 from tests.end_to_end.cases import fails
 
 pytestmark = pytest.mark.timeout(300)
-
-QWEN = "llm-d.ai/model=Qwen2.5-3B-Instruct"
 
 
 def without_patience(bench: Bench, folder: Path) -> Bench:

@@ -23,7 +23,7 @@ from llmd_runbook.stages.routing import changes, explained, replica_failure
 from llmd_runbook.stages.routing import configuration as routing_configuration
 from llmd_runbook.topology import condition, endpoint
 from llmd_runbook.verdicts import Check, Verdict
-from tests.end_to_end.bench import PICKER3, SERVERS3, Bench, all_pass, broken
+from tests.end_to_end.bench import PICKER3, QWEN, SERVERS3, Bench, all_pass, broken
 from tests.end_to_end.callers import variant
 from tests.end_to_end.cases import fails
 
@@ -174,7 +174,7 @@ def test_another_models_servers_under_the_same_labels(bench: Bench, tmp_path: Pa
     bench.settled("foreign")
     found = configuration(bench)
     bench.kubectl("delete", "deployment", "foreign")
-    bench.pods("llm-d.ai/model=Qwen2.5-3B-Instruct", 3)
+    bench.pods(QWEN, 3)
     check = broken(found, "routing.selector")
     assert "1 of 4 pods serve another model; 2 Deployments overlap" in check.observed
     assert "google/gemma-2b-it (GET /v1/models)" in str(check.evidence)
@@ -267,7 +267,7 @@ def past_the_pool(bench: Bench, folder: Path, selector: dict[str, str], *, pool:
 @fails("affinity.spread")
 def test_a_route_past_the_picker_to_one_replica(bench: Bench, tmp_path: Path) -> None:
     """Whether requests of one prefix share a replica is not known where all do; the picker was not asked."""
-    selector = "llm-d.ai/model=Qwen2.5-3B-Instruct"
+    selector = QWEN
     pod = bench.kubectl("get", "pods", "-l", selector, "-o", "jsonpath={.items[0].metadata.name}")
     bench.kubectl("label", "pod", pod, "only=this")
     with past_the_pool(bench, tmp_path, {"only": "this"}, pool=0):
@@ -352,7 +352,7 @@ def test_nowhere_to_replace_the_lost_replica(bench: Bench) -> None:
 @fails("failure.service_continues")
 def test_losing_the_only_replica(bench: Bench) -> None:
     bench.scaled(SERVERS3, 1)
-    bench.pods("llm-d.ai/model=Qwen2.5-3B-Instruct", 1)
+    bench.pods(QWEN, 1)
     bench.answers(bench.profile.pattern3.model)
     found = lose_a_replica(bench)
     bench.scaled(SERVERS3, 3)

@@ -32,13 +32,12 @@ from llmd_runbook.verdicts import StepStatus
 from llmd_sandbox.faults.declared import Fault, Kind
 from llmd_sandbox.faults.proxy import ApiProxy, before_api_server
 from llmd_sandbox.site import Site
-from tests.end_to_end.bench import SERVERS3, Bench, all_pass, broken
+from tests.end_to_end.bench import QWEN, SERVERS3, Bench, all_pass, broken
 from tests.end_to_end.conftest import PROGRAMS, Sandbox
 
 pytestmark = pytest.mark.timeout(300)
 
 SANDBOX_OPTIONS = ("--node-grace-s", "10", "--route-lag-s", "500")
-QWEN = "llm-d.ai/model=Qwen2.5-3B-Instruct"
 SILENCE = "llmd-sandbox/kubelet"
 WEBHOOK = "never.answers.example"
 

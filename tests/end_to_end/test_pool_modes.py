@@ -23,7 +23,7 @@ from llmd_runbook.stages.swap import patterns, plan
 from llmd_runbook.stages.waiting import replicas
 from llmd_runbook.topology import NODE_POOL_LABEL, gpu_nodes
 from llmd_runbook.verdicts import Verdict
-from tests.end_to_end.bench import SERVERS3, Bench, all_pass, broken
+from tests.end_to_end.bench import QWEN, SERVERS3, Bench, all_pass, broken
 from tests.end_to_end.callers import variant, with_values
 from tests.end_to_end.cases import fails
 from tests.guards import anything
@@ -103,7 +103,7 @@ def test_an_autoscaler_at_its_maximum(bench: Bench, tmp_path: Path) -> None:
         replicas.wait_for(opened, bench.kube, pattern, servers, step)
     opened.abandon("Done", "only waited")
     bench.scaled(SERVERS3, 3)
-    bench.pods("llm-d.ai/model=Qwen2.5-3B-Instruct", 3)
+    bench.pods(QWEN, 3)
     refusal = "NotTriggerScaleUp: pod didn't trigger scale-up: 1 max node group size reached"
     assert refusal in broken(found, "pool.grows").observed
     assert refusal in (waited.value.reason or "")

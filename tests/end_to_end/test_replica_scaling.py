@@ -20,7 +20,7 @@ from llmd_runbook.profile import PARAMETERS, PROJECT_ROOT
 from llmd_runbook.run import StageRun, begin
 from llmd_runbook.stages.load import replica_scaling, traffic
 from llmd_runbook.verdicts import Check, StepStatus, Verdict
-from tests.end_to_end.bench import SERVERS3, Bench, broken
+from tests.end_to_end.bench import QWEN, SERVERS3, Bench, broken
 from tests.end_to_end.callers import called_by, printed_roles, variant
 from tests.end_to_end.cases import fails
 from tests.end_to_end.conftest import Sandbox
@@ -28,7 +28,6 @@ from tests.end_to_end.conftest import Sandbox
 pytestmark = pytest.mark.timeout(600)
 
 STAGE = "06_throughput_and_cost"
-QWEN = "llm-d.ai/model=Qwen2.5-3B-Instruct"
 CELLS = (replica_scaling.plan, replica_scaling.restore, replica_scaling.measure, replica_scaling.judge)
 TWO_SIZES = {"scale_up_to: 3": "scale_up_to: 2"}
 """Enough for what goes wrong whatever the size; the release has three replicas all the same."""

@@ -37,7 +37,7 @@ from llmd_runbook.stages.swap.probe import KEY, SwapProbe, announced, kept
 from llmd_runbook.topology import endpoint, gpu_nodes, route_of
 from llmd_runbook.verdicts import Check, StageResult, Verdict
 from llmd_sandbox import processes
-from tests.end_to_end.bench import SERVERS1, SERVERS3, Bench
+from tests.end_to_end.bench import QWEN, SERVERS1, SERVERS3, Bench
 from tests.end_to_end.cases import fails, saw
 from tests.end_to_end.conftest import Sandbox
 
@@ -47,7 +47,6 @@ SANDBOX_OPTIONS = ("--route-lag-s", "100")
 STAGE = "03_swap_patterns"
 LEAST_REQUESTS = 2000
 IMPATIENT_S = 6
-QWEN = "llm-d.ai/model=Qwen2.5-3B-Instruct"
 
 
 class SwapBench(Bench):

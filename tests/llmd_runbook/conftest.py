@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import nbformat
 import pytest
 from nbformat import v4
 
+from llmd_runbook import cli
 from llmd_runbook import profile as profiles
 from llmd_runbook.manifest import ClusterIdentity, Run
 from llmd_runbook.profile import Profile
 from llmd_runbook.run.store import RunStore, all_runs
+
+Command = Callable[..., tuple[int, str, str]]
 
 PROFILE = """
 name: tiny
@@ -130,3 +134,17 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Call `llmd-runbook WORDS` in this process: exit code, stdout, stderr."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["llmd-runbook", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,15 @@ from llmd_runbook.errors import Unreachable
 from llmd_runbook.manifest import ErrorRecord, How, Process, Status
 from llmd_runbook.run.store import RunStore, all_runs, create
 from llmd_runbook.verdicts import Approval, CheckSpec, StageResult, Verdict
+from tests.llmd_runbook.conftest import Command
 
 
 @pytest.fixture
-def command(bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Call `llmd-runbook WORDS` in this process: exit code, stdout, stderr."""
+def command(command: Command, bench: Any, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """... with the bench's folder of runs, and two stages."""
     monkeypatch.setenv("LLMD_RUNBOOK_OUTPUT", str(bench.output))
     monkeypatch.setattr(cli, "stage_names", lambda: ["01_first", "02_second"])
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["llmd-runbook", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
+    return command
 
 
 def a_run(bench: Any, *, checked: bool | None = False) -> RunStore:

@@ -5,7 +5,6 @@ and what its record keeps. Real notebooks' steps in real kernels, the systems ar
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -22,7 +21,7 @@ from llmd_runbook.run.store import all_runs
 from llmd_runbook.verdicts import StepStatus, Verdict
 from tests.llmd_runbook.clients.server import Answer, Reply, Server, Silence, serving, status
 from tests.llmd_runbook.clients.test_cluster import CLUSTER, PARTS, answering
-from tests.llmd_runbook.conftest import Bench
+from tests.llmd_runbook.conftest import Bench, Command
 
 HELM = "{driver: helm, releases: [{name: ms, chart: chart}]}"
 HELMFILE = "{driver: helmfile, file: helmfile.yaml, postfix: x}"
@@ -74,20 +73,6 @@ def google(server: Server, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv(gke.ENDPOINT_VARIABLE, made.url)
         made.on(CLUSTER, Reply(body={"name": "c", "endpoint": server.url.removeprefix("http://")}))
         yield made
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Call `llmd-runbook WORDS` in this process: exit code, stdout, stderr."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["llmd-runbook", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
 
 
 def profile(bench: Bench, kubeconfig: Path, *, releases: str = HELM, gateway: str = "", patient: bool = True) -> str:
@@ -157,7 +142,7 @@ BEFORE: list[tuple[Callable[..., str], str]] = [
 @pytest.mark.parametrize(("breaks", "fault"), BEFORE, ids=[f"{how.__name__[:-7]}-{fault}" for how, fault in BEFORE])
 def test_trouble_before_a_run_is_one_message_and_starts_nothing(
     bench: Bench,
-    command: Callable[..., tuple[int, str, str]],
+    command: Command,
     server: Server,
     google: Server,
     kubeconfig: Path,
@@ -255,7 +240,7 @@ def ground(
     return Ground(bench, server, google, kubeconfig, tools, monkeypatch)
 
 
-def a_run(ground: Ground, command: Callable[..., tuple[int, str, str]], fault: str, cell: str) -> tuple[Run, str]:
+def a_run(ground: Ground, command: Command, fault: str, cell: str) -> tuple[Run, str]:
     """The record after two stages, the first of which meets the trouble, and all that was printed."""
     bench = ground.bench
     bench.notebook("01_first", *([HURRY] if fault == "slow" else []), cell, "result = stage.finish()")
@@ -278,7 +263,7 @@ def a_run(ground: Ground, command: Callable[..., tuple[int, str, str]], fault: s
 )
 def test_trouble_within_a_run_ends_the_stage_with_one_message_in_its_record(
     ground: Ground,
-    command: Callable[..., tuple[int, str, str]],
+    command: Command,
     breaks: Callable[..., None],
     fault: str,
     cell: str,
@@ -313,7 +298,7 @@ GATEWAY = [
 
 @pytest.mark.parametrize(("fault", "answer", "said"), GATEWAY, ids=[fault for fault, *_ in GATEWAY])
 def test_a_gateway_in_trouble_fails_the_checks_that_ask_it(
-    ground: Ground, command: Callable[..., tuple[int, str, str]], fault: str, answer: Any, said: str
+    ground: Ground, command: Command, fault: str, answer: Any, said: str
 ) -> None:
     with ExitStack() as open_:
         if answer:
