@@ -11,7 +11,7 @@ from llmd_runbook.profile import Pattern, Profile
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages import site
 from llmd_runbook.stages.load import traffic
-from llmd_runbook.stages.planning import beside, gate, owned
+from llmd_runbook.stages.planning import beside, gate, owned, shared_gateway
 from llmd_runbook.stages.planning import parts as plan_parts
 from llmd_runbook.stages.planning.facts import (
     POOL_CHANGE,
@@ -37,6 +37,8 @@ def plan(stage: StageRun) -> None:
     kube = site.kubernetes(profile)
     with stage.step("render both patterns"):
         one, three = rendered(profile, profile.pattern1), rendered(profile, profile.pattern3)
+    if profile.cleanup.option == "restore_pattern1":
+        shared_gateway.refuse(profile, removed=three, stays=one)
     beside.before(stage)
     with stage.step("ask who owns what will change"):
         _refuse_owned(kube, profile, one, three)

@@ -13,7 +13,7 @@ from llmd_runbook.profile import Profile
 from llmd_runbook.run import StageRun
 from llmd_runbook.stages import site
 from llmd_runbook.stages.load import traffic
-from llmd_runbook.stages.planning import beside, gate, owned
+from llmd_runbook.stages.planning import beside, gate, owned, shared_gateway
 from llmd_runbook.stages.planning import parts as plan_parts
 from llmd_runbook.stages.planning.facts import (
     POOL_CHANGE,
@@ -40,6 +40,9 @@ def plan(stage: StageRun) -> None:
     with stage.step("render both patterns"):
         old, new = rendered(profile, profile.pattern1), rendered(profile, profile.pattern3)
     _require_announced_names(profile, new)
+    shared_gateway.refuse(profile, removed=old, stays=new)
+    if profile.swap.rollback == "auto":
+        shared_gateway.refuse(profile, removed=new, stays=old)
     beside.before(stage)
     with stage.step("ask who owns what will change"):
         route = traffic.manifest(profile, profile.pattern3)
