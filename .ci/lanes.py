@@ -84,8 +84,8 @@ LANES = [
     Lane("test-picker", make("test-picker"), 150, (_SANDBOX, "build", "--picker")),
     Lane("test-vllm, contract", make("test-vllm", "VLLM=contract"), 150, (_SANDBOX, "build", "--engine", "vllm")),
     Lane("test-vllm, notebooks", make("test-vllm", "VLLM=notebooks"), 450, (_SANDBOX, "build", "--engine", "vllm")),
-    Lane("test-cli", make("test-cli", "CLI=without-helm-diff"), 330, (_SANDBOX, "build", "--tools")),
-    Lane("test-cli, helm-diff", make("test-cli", "CLI=helm-diff"), 120, (_SANDBOX, "build", "--tools", "--helm-diff")),
+    Lane("test-cli", make("test-cli", "CLI=without-helm-diff"), 430, (_SANDBOX, "build", "--tools")),
+    Lane("test-cli, helm-diff", make("test-cli", "CLI=helm-diff"), 160, (_SANDBOX, "build", "--tools", "--helm-diff")),
 ]
 
 

@@ -31,6 +31,14 @@ _READY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 
 _MODELS = json.dumps({"object": "list", "data": [{"id": "null", "object": "model"}]}).encode()
 
 
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+_NEXT = _chunk(_EVENT)
+_FIRST = _HEAD + _NEXT
+
+
 class Served(BaseModel):
     """The server's own log, one value a request in the order of their ends, in seconds from the arrival of a request's
     last bytes to the moment before the answer's are handed to the system: nobody can have them sooner.
@@ -98,13 +106,16 @@ class NullServer(asyncio.Protocol):
         named = _REQUEST_ID.search(self._data, 0, head)
         request = _Request(named[1].decode() if named else "", arrived, int(tokens[1]))
         del self._data[: head + 4 + length]
-        self._loop.call_later(self._first_s, self._token, request, 0)
+        if self._first_s > 0:
+            self._loop.call_later(self._first_s, self._token, request, 0)
+        else:
+            self._token(request, 0)
 
     def _token(self, request: _Request, index: int) -> None:
         if self._transport is None:
             return
         last, tokens = index + 1 == request.tokens, request.tokens
-        out = (_HEAD if index == 0 else b"") + _chunk(_EVENT)
+        out = _FIRST if index == 0 else _NEXT
         now = time.perf_counter()  # before the bytes go: their reader may run before we do again
         self._transport.write(out + _chunk(_USAGE % tokens + b"data: [DONE]\n\n") + _END if last else out)
         if index == 0:
@@ -131,10 +142,6 @@ async def serve(first_s: float, gap_s: float) -> None:
     await asyncio.to_thread(sys.stdin.read)
     server.close()
     print(served.model_dump_json(), flush=True)
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 if __name__ == "__main__":
