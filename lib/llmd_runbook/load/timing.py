@@ -56,10 +56,15 @@ class TimedProtocol(ResponseHandler):
         self.arrivals = Arrivals()
 
     def data_received(self, data: bytes) -> None:
-        """Note the time, then go on as ever; aiohttp calls it with nothing too, when a task has read."""
+        """Note the time, then go on as ever; aiohttp calls it with nothing too, where it goes on after a pause."""
         if data:
             self.arrivals.add(time.perf_counter(), data)
         super().data_received(data)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on where it was paused. aiohttp asks for it after every reading, and parses nothing each time."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
 
 
 class TimedResponse(aiohttp.ClientResponse):

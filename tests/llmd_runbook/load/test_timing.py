@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import socket
 import threading
 import time
@@ -20,7 +22,7 @@ from llmd_runbook.load.engine import run
 from llmd_runbook.load.loops import run_fast
 from llmd_runbook.load.plan import Closed, Plan
 from llmd_runbook.load.prompts import unique
-from llmd_runbook.load.timing import Arrivals, TimedBody, TimedConnector, TimedResponse
+from llmd_runbook.load.timing import Arrivals, TimedBody, TimedConnector, TimedProtocol, TimedResponse
 
 EVENT = b'data: {"choices":[{"text":" a"}]}\n\n'
 
@@ -148,3 +150,38 @@ def test_an_answer_arrives_when_its_bytes_come_and_not_when_a_task_reads_them(
             assert response.arrivals.last < arrived
 
     run_in(ask())
+
+
+async def test_an_answer_that_is_larger_than_all_buffers_comes_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading is paused and goes on: the answer is compressed, though nobody asked for that."""
+    text = " the" * 1_000_000
+    body = json.dumps({"choices": [{"text": text}], "usage": {"completion_tokens": 1_000_000}}).encode()
+    paused: list[bool] = []
+    pause = TimedProtocol.pause_reading
+
+    def pausing(self: TimedProtocol) -> None:
+        paused.append(True)
+        pause(self)
+
+    monkeypatch.setattr(TimedProtocol, "pause_reading", pausing)
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=gzip.compress(body), headers={"Content-Encoding": "gzip"})
+
+    app = web.Application()
+    app.router.add_post("/v1/completions", answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    prompts, arrival = unique(3, 5, seed=1), Closed(concurrency=1)
+    try:
+        async with asyncio.timeout(60):
+            found = await run(
+                Plan(url=url, model="m", prompts=prompts, output_tokens=1, streamed=False, arrival=arrival)
+            )
+    finally:
+        await runner.cleanup()
+    assert paused
+    assert found.failures() == {}
+    assert [sample.body_bytes for sample in found.samples] == [len(body)] * 3
