@@ -8,7 +8,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -38,6 +39,20 @@ def test_every_event_is_counted_once(cuts: list[int]) -> None:
     assert arrivals.last == len(cuts)
 
 
+@asynccontextmanager
+async def answering(path: str, answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    """A server in this loop; its address."""
+    app = web.Application()
+    app.router.add_post(path, answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
 async def test_gaps_are_those_of_the_server() -> None:
     """Three tokens; the second comes only after the first was seen, the third with the second."""
     gap_s = 0.05
@@ -52,19 +67,9 @@ async def test_gaps_are_those_of_the_server() -> None:
         await response.write(b'data: {"choices":[{"delta":{"content":"b"}}]}\n\n' * 2 + b"data: [DONE]\n\n")
         return response
 
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", answer)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    plan = Plan(
-        url=url, model="m", api="chat", prompts=unique(2, 5, seed=1), output_tokens=3, arrival=Closed(concurrency=1)
-    )
-    try:
-        result = await run(plan)
-    finally:
-        await runner.cleanup()
+    prompts, arrival = unique(2, 5, seed=1), Closed(concurrency=1)
+    async with answering("/v1/chat/completions", answer) as url:
+        result = await run(Plan(url=url, model="m", api="chat", prompts=prompts, output_tokens=3, arrival=arrival))
     for sample in result.samples:
         first, second = sample.gaps_s
         assert first >= gap_s * 0.9
@@ -168,20 +173,9 @@ async def test_an_answer_that_is_larger_than_all_buffers_comes_whole(monkeypatch
     async def answer(_: web.Request) -> web.Response:
         return web.Response(body=gzip.compress(body), headers={"Content-Encoding": "gzip"})
 
-    app = web.Application()
-    app.router.add_post("/v1/completions", answer)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     prompts, arrival = unique(3, 5, seed=1), Closed(concurrency=1)
-    try:
-        async with asyncio.timeout(60):
-            found = await run(
-                Plan(url=url, model="m", prompts=prompts, output_tokens=1, streamed=False, arrival=arrival)
-            )
-    finally:
-        await runner.cleanup()
+    async with answering("/v1/completions", answer) as url, asyncio.timeout(60):
+        found = await run(Plan(url=url, model="m", prompts=prompts, output_tokens=1, streamed=False, arrival=arrival))
     assert paused
     assert found.failures() == {}
     assert [sample.body_bytes for sample in found.samples] == [len(body)] * 3
